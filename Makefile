@@ -1,0 +1,39 @@
+# Needs Python 3.11 or 3.12 and make; everything else goes into .venv. PYTHON=... picks the interpreter.
+PYTHON ?=
+# Pytest workers: one per core, as each mostly waits for a single-threaded compiler.
+WORKERS ?= auto
+# For example: make run ARGS="--preset smoke", make test ARGS="tests/scaling -x".
+ARGS ?=
+
+bin := .venv/bin
+stamp := .venv/.installed
+
+.PHONY: install run test lint format bench lock
+
+install: $(stamp)
+
+$(stamp): pyproject.toml constraints.txt tools/install.sh
+	PYTHON="$(PYTHON)" sh tools/install.sh
+	touch $@
+
+run: install
+	$(bin)/python -m experiments.lr_transfer $(ARGS)
+
+test: install
+	$(bin)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: install
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+format: install
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+bench: install
+	for file in benchmarks/[a-z]*.py; do $(bin)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+# Rewrites constraints.txt from what pip resolves today on Python 3.11 and 3.12.
+lock:
+	python3 tools/lock.py

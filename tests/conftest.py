@@ -1,0 +1,25 @@
+"""Strictness for every test: nothing is promoted silently, warnings are errors, there are 8 devices."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DEVICES = "--xla_force_host_platform_device_count"
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # read once, when the backend starts: before any JAX call
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+os.environ.setdefault("MPLBACKEND", "Agg")  # figures are drawn to files; a machine may have no screen
+
+import jax  # noqa: E402  (the environment above must be set first)
+
+# Set here and not through the environment: a subprocess that a test starts must see what a user sees.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_enable_compilation_cache", False)
+
+# Scripts and helpers beside the tests hold no doctests and may need packages of an environment of their own.
+collect_ignore = [
+    str(path)
+    for path in Path(__file__).parent.rglob("*.py")
+    if not path.name.startswith(("test_", "conftest"))
+]
