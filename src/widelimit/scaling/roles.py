@@ -45,6 +45,8 @@ class Leaf:
         width: the width of the model, as a ratio m to its base width.
         base_width: the base width n0 of the model, so that its width is ``n = m n0``.
         tied: the array is an embedding that is used again, transposed, as the readout.
+        init_scale: initial std in units of ``1/sqrt(fan_in)``; 0 for an array that starts from a constant
+            (biases, gains, a zero-initialised readout).
 
     Example:
         >>> leaf_from_axes("kernel", (128, 128), (32, 32), contracted=(0,), width=Fraction(4), base_width=32).role
@@ -62,6 +64,7 @@ class Leaf:
     width: Fraction
     base_width: int
     tied: bool = False
+    init_scale: float = 1.0
 
 
 def role_of(growing: Sequence[bool], contracted: Sequence[int]) -> Role:
@@ -98,6 +101,7 @@ def leaf_from_axes(
     growing: Sequence[bool] | None = None,
     shared: Sequence[int] = (),
     tied: bool = False,
+    init_scale: float | None = None,
 ) -> Leaf:
     """Builds a ``Leaf`` from shapes at two widths and the axes that the forward pass contracts.
 
@@ -112,6 +116,8 @@ def leaf_from_axes(
             they differ; at target width = base width it must be given.
         shared: axes along which independent layers are stacked (scanned layers, experts): no part of a fan.
         tied: the array serves as embedding and readout.
+        init_scale: initial std in units of ``1/sqrt(fan_in)``. None means 1 for an array that is contracted and
+            0 for one that is not (biases and gains start from a constant).
 
     Raises:
         ValueError: if the ranks differ, or ``growing`` is needed and missing.
@@ -140,4 +146,5 @@ def leaf_from_axes(
         width=width,
         base_width=base_width,
         tied=tied,
+        init_scale=(1.0 if contracted else 0.0) if init_scale is None else init_scale,
     )
