@@ -1,6 +1,6 @@
 """Regenerates mup_losses.json: what microsoft/mup 1.0.0 computes on the problem of problem.py.
 
-Runs in an environment of its own (nothing else in this project needs PyTorch), from the root of the repository:
+Runs in an environment of its own (nothing else here needs PyTorch), from the root of the repository:
 
     python -m venv torchenv
     torchenv/bin/pip install mup==1.0.0 torch==2.13.0 numpy==2.4.6     # the CPU build of torch will do
@@ -8,9 +8,9 @@ Runs in an environment of its own (nothing else in this project needs PyTorch), 
 
 It takes seconds. Two things are recorded, in float64:
 
-* the loss of every one of 50 steps, for each optimizer of problem.py at width multiples 1, 2 and 8, with biases and without.
-  Both sides start from the same raw weights, so mup supplies what it does *during* training: the multiplier in MuReadout, and
-  the learning rate and weight decay of every parameter group;
+* the loss of every one of 50 steps, for each optimizer of problem.py at width multiples 1, 2 and 8, with biases
+  and without. Both sides start from the same raw weights, so mup supplies what it does *during* training: the
+  multiplier in MuReadout, and the learning rate and weight decay of every parameter group;
 * the standard deviations that mup's initialisation gives large layers, at multiples 1 and 8.
 """
 

@@ -1,7 +1,7 @@
 """The tiny training problem that microsoft/mup (PyTorch) and widelimit (JAX) both solve, in numpy alone.
 
-Weights and batches come from ``numpy.random.RandomState``, the one numpy stream that never changes between versions, so
-that both sides can draw them and only the losses need to be kept.
+Weights and batches come from ``numpy.random.RandomState``, the one numpy stream that never changes between
+versions, so that both sides can draw them and only the losses need to be kept.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ MULTIPLES = (1, 2, 8)
 LAYERS = ("input", "hidden", "readout")
 SEED = 20220303
 
-# Tuned to be well away from the stability edge and yet to move the loss: every rule must matter. ``eps`` is the epsilon at
-# the base width. microsoft/mup leaves epsilon alone; where ``scale_eps`` is true it is handed eps / multiple instead, which is
+# Well away from the stability edge, and yet every rule must matter. ``eps`` is the epsilon at the base width.
+# microsoft/mup leaves epsilon alone; where ``scale_eps`` is true it is handed eps / multiple instead, which is
 # what scaling it by hand would do, with an epsilon as large as the gradients, so that it matters.
 OPTIMIZERS: dict[str, dict[str, float | bool]] = {
     "sgd": {"learning_rate": 0.1},
@@ -34,7 +34,7 @@ OPTIMIZERS: dict[str, dict[str, float | bool]] = {
 
 
 def weights(multiple: int, bias: bool) -> dict[str, dict[str, np.ndarray]]:
-    """Raw initial weights, kernels as (fan_in, fan_out), with the stds of Table 8: the readout's does not depend on width."""
+    """Raw initial weights as in Table 8 (the readout's std is the base width's); kernels are (fan_in, fan_out)."""
     stream = np.random.RandomState([SEED, multiple])
     width = BASE_WIDTH * multiple
     shapes = {"input": (INPUTS, width), "hidden": (width, width), "readout": (width, OUTPUTS)}
@@ -47,7 +47,7 @@ def weights(multiple: int, bias: bool) -> dict[str, dict[str, np.ndarray]]:
 
 
 def batches() -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (BATCHES, BATCH, INPUTS) and targets (BATCHES, BATCH, OUTPUTS) of a quadratic teacher; step t uses batch t mod BATCHES."""
+    """Inputs and quadratic targets with leading axes (BATCHES, BATCH); step t uses batch t mod BATCHES."""
     stream = np.random.RandomState([SEED])
     x = stream.standard_normal((BATCHES, BATCH, INPUTS))
     linear = stream.standard_normal((INPUTS, OUTPUTS)) / INPUTS**0.5
