@@ -1,8 +1,8 @@
 """Rewrites constraints.txt: one exact version for every package, direct or not, that `make install` brings.
 
-For each supported Python (python3.11 and python3.12 on the PATH, or given as arguments) it installs the project
-without pins into a throw-away environment and reads back what pip chose. Where the two differ, each line carries
-an environment marker.
+For each supported Python (python3.11 and python3.12 on the PATH, or given as arguments) it installs the
+project without pins into a throw-away environment and reads back what pip chose. Where the two differ,
+each line carries an environment marker.
 """
 
 from __future__ import annotations

@@ -1,0 +1,45 @@
+"""The documentation's Python examples run, page by page, in the order in which they are read."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+def blocks(text: str) -> list[tuple[int, str]]:
+    """Returns (line number, code) of each fenced block that is marked as Python."""
+    found = re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(text.count("\n", 0, match.start(1)), match.group(1)) for match in found]
+
+
+def run(page: str, text: str) -> None:
+    """Runs a page's blocks one after the other in one namespace; prompts (>>>) are checked as doctests."""
+    names: dict[str, object] = {}
+    for line, code in blocks(text):
+        if ">>>" in code:
+            example = doctest.DocTestParser().get_doctest(code, names, page, page, line)
+            doctest.DebugRunner(optionflags=OPTIONS).run(example, clear_globs=False)
+            names = example.globs
+        else:
+            exec(compile("\n" * line + code, page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_run(page, tmp_path, monkeypatch):
+    """What a page shows is what happens."""
+    monkeypatch.chdir(tmp_path)
+    run(str(page), page.read_text())
+
+
+def test_a_wrong_example_is_found():
+    """The runner above fails on a wrong output, and lets later blocks use the names of earlier ones."""
+    run("right.md", "```python\nx = 2\n```\ntext\n```python\n>>> x + 1\n3\n```\n")
+    with pytest.raises(doctest.DocTestFailure):
+        run("wrong.md", "```python\n>>> 1 + 1\n3\n```\n")
