@@ -8,7 +8,7 @@ Runs in an environment of its own (nothing else here needs PyTorch), from the ro
 
 It takes seconds. Two things are recorded, in float64:
 
-* the loss of every one of 50 steps, for each optimizer of problem.py at width multiples 1, 2 and 8, with biases
+* the loss of each of 50 steps, for every optimizer of problem.py at width multiples 1, 2 and 8, with biases
   and without. Both sides start from the same raw weights, so mup supplies what it does *during* training: the
   multiplier in MuReadout, and the learning rate and weight decay of every parameter group;
 * the standard deviations that mup's initialisation gives large layers, at multiples 1 and 8.

@@ -15,8 +15,8 @@ LAYERS = ("input", "hidden", "readout")
 SEED = 20220303
 
 # Well away from the stability edge, and yet every rule must matter. ``eps`` is the epsilon at the base width.
-# microsoft/mup leaves epsilon alone; where ``scale_eps`` is true it is handed eps / multiple instead, which is
-# what scaling it by hand would do, with an epsilon as large as the gradients, so that it matters.
+# microsoft/mup leaves epsilon alone; where ``scale_eps`` is true it is handed eps / multiple instead: what
+# scaling it by hand would do, with an epsilon as large as the gradients, so that it matters.
 OPTIMIZERS: dict[str, dict[str, float | bool]] = {
     "sgd": {"learning_rate": 0.1},
     "momentum": {"learning_rate": 0.02, "momentum": 0.9},
@@ -34,7 +34,7 @@ OPTIMIZERS: dict[str, dict[str, float | bool]] = {
 
 
 def weights(multiple: int, bias: bool) -> dict[str, dict[str, np.ndarray]]:
-    """Raw initial weights as in Table 8 (the readout's std is the base width's); kernels are (fan_in, fan_out)."""
+    """Raw initial weights as in Table 8 (the readout's std is the base width's); kernels (fan_in, fan_out)."""
     stream = np.random.RandomState([SEED, multiple])
     width = BASE_WIDTH * multiple
     shapes = {"input": (INPUTS, width), "hidden": (width, width), "readout": (width, OUTPUTS)}
