@@ -34,7 +34,7 @@ OPTIMIZERS: dict[str, dict[str, float | bool]] = {
 
 
 def weights(multiple: int, bias: bool) -> dict[str, dict[str, np.ndarray]]:
-    """Raw initial weights as in Table 8 (the readout's std is the base width's); kernels (fan_in, fan_out)."""
+    """Raw initial weights as in Table 8 (readout: the std at base width); kernels (fan_in, fan_out)."""
     stream = np.random.RandomState([SEED, multiple])
     width = BASE_WIDTH * multiple
     shapes = {"input": (INPUTS, width), "hidden": (width, width), "readout": (width, OUTPUTS)}
