@@ -1,5 +1,6 @@
 """Exponents, roles and rules: how a network's parameters must scale with its width (exact arithmetic and shapes)."""
 
+from widelimit.scaling.classify import Classification, classify
 from widelimit.scaling.describe import describe
 from widelimit.scaling.parametrization import (
     Parametrization,
@@ -13,18 +14,40 @@ from widelimit.scaling.parametrization import (
 from widelimit.scaling.roles import Leaf, Role, leaf_from_axes, role_of
 from widelimit.scaling.rules import Rules, make_rules
 from widelimit.scaling.serialize import from_json, to_json
-from widelimit.scaling.tables import dmft, mean_field, mup, ntk, standard
+from widelimit.scaling.stability import (
+    FIRST_SMALL_STEP,
+    FULL,
+    NO_ALIGNMENT,
+    TENSOR_PROGRAMS,
+    Alignments,
+    Change,
+    change,
+    derive,
+)
+from widelimit.scaling.symmetry import fold, shift
+from widelimit.scaling.tables import dmft, mean_field, mup, ntk, standard, uniform
 
 __all__ = [
+    "Alignments",
+    "Change",
+    "Classification",
+    "FIRST_SMALL_STEP",
+    "FULL",
     "Leaf",
+    "NO_ALIGNMENT",
     "Parametrization",
     "PerRole",
     "Rate",
     "Role",
     "Rules",
+    "TENSOR_PROGRAMS",
+    "change",
+    "classify",
+    "derive",
     "describe",
     "dmft",
     "exponents",
+    "fold",
     "from_json",
     "gradient_exponents",
     "leaf_from_axes",
@@ -33,8 +56,10 @@ __all__ = [
     "mup",
     "ntk",
     "role_of",
+    "shift",
     "standard",
     "to_absolute",
     "to_json",
     "to_relative",
+    "uniform",
 ]

@@ -183,3 +183,27 @@ def mup(*, table: int = 3, gamma0: float = 1.0) -> Parametrization:
     a, b, rows = forms[table]
     rows |= {("adafactor", "full"): exponents(0, "1/2", 0), ("adafactor", "none"): ZERO}
     return dataclasses.replace(_build(f"mup (table {table})", a, b, rows), gamma0=gamma0)
+
+
+def uniform(s: Fraction) -> Parametrization:
+    r"""Returns UP_s, the family between muP (s = 0) and the NTK (s = 1/2): features of every layer change as n^-s.
+
+    Written without multipliers: ``a_out + b_out = 1 - s``.
+
+    Args:
+        s: 0 to 1/2.
+
+    Raises:
+        ValueError: outside that range, where the parametrization is unstable or the readout too large.
+
+    Example:
+        >>> uniform(Fraction(0)).init == mup(table=3).init
+        True
+
+    Reference:
+        Yang & Littwin, arXiv 2308.01814, Remark 2.8.25.
+    """
+    if not 0 <= s <= Fraction(1, 2):
+        raise ValueError(f"s must lie between 0 (muP) and 1/2 (NTK); got {s}.")
+    rows: _Rows = {("sgd", "full"): exponents(2 * s - 1, 2 * s, 1), ("adam", "full"): exponents(s, 1 + s, 1)}
+    return _build(f"uniform (s = {s})", ZERO, exponents(0, "1/2", 1 - s), rows)
