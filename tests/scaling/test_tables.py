@@ -42,7 +42,8 @@ TABLE_1 = {
     "mup9": (("-1/2", "0", "1/2"), ("1/2", "1/2", "1/2")),
     "mean_field": (("0", "1/2", "1"), ("0", "0", "0")),
 }
-# Learning-rate exponents of the same paper: SGD full, SGD none, Adam full, Adam none, Adafactor full, Adafactor none.
+# Learning-rate exponents of the same paper: SGD full, SGD none, Adam full, Adam none, Adafactor full,
+# Adafactor none.
 RATES = {
     "standard": "-1/2,1/2,1 -1/2,0,1/2 0,1,1 0,1/2,1/2 0,1/2,1/2 0,0,0",
     "ntk": "-1/2,-1/2,0 -1/2,-1,-1/2 0,1/2,1/2 0,0,0 0,1/2,1/2 0,0,0",
@@ -67,7 +68,7 @@ def test_exponents_are_those_of_the_paper(name):
 
 @pytest.mark.parametrize(("name", "family", "alignment"), CELLS)
 def test_rates_are_derived_and_are_those_of_the_paper(name, family, alignment):
-    """Three sources agree cell by cell: the table in src, the stability system, and the paper's table typed here."""
+    """Three sources agree: the table in src, the stability system, the paper's table typed here."""
     table = ALL[name].rate(family, alignment).learning_rate
     assert derive(ALL[name], family, ALIGNMENTS[alignment]) == table
     if name in RATES:
@@ -76,7 +77,7 @@ def test_rates_are_derived_and_are_those_of_the_paper(name, family, alignment):
 
 
 def test_maximum_in_the_gradient_would_not_give_the_table():
-    """The paper prints max where the larger gradient term is the smaller exponent; max gives c_in = -1 for SP."""
+    """The paper prints max; the larger gradient is the smaller exponent, and max gives c_in = -1."""
     sp = standard()
     rates = sp.rate("sgd", "full").learning_rate
     out = sp.multiplier.output + sp.init.output
@@ -95,7 +96,11 @@ def test_no_rates_learn_features_under_sp_with_an_aligned_readout():
         assert derive(parametrization, "adam", TENSOR_PROGRAMS) == parametrization.rate("adam").learning_rate
 
 
-@given(theta=st.tuples(halves, halves, halves), family=st.sampled_from(["sgd", "adam", "adafactor"]), name=st.sampled_from([*ALL]))
+@given(
+    theta=st.tuples(halves, halves, halves),
+    family=st.sampled_from(["sgd", "adam", "adafactor"]),
+    name=st.sampled_from([*ALL]),
+)
 def test_symmetry_commutes_with_the_derivation(theta, family, name):
     """Deriving rates after a shift equals shifting the derived rates, for every shift."""
     base = dataclasses.replace(ALL[name], rates=(ALL[name].rate(family, "full"),))
@@ -111,7 +116,9 @@ def test_equivalence_classes(family):
     def same(first: Parametrization, theta, second: Parametrization):
         moved = shift(first, exponents(*theta), family)
         assert (moved.multiplier, moved.init) == (second.multiplier, second.init)
-        alignments = {row.alignment for row in moved.rates} & {row.alignment for row in second.rates} - {"global"}
+        alignments = {row.alignment for row in moved.rates} & {row.alignment for row in second.rates} - {
+            "global"
+        }
         assert alignments
         for alignment in alignments:
             left, right = moved.rate(family, alignment), second.rate(family, alignment)
@@ -191,7 +198,10 @@ def test_first_step_under_sp_adam(rates, features, logits):
         (lambda: uniform(Fraction(2, 3)), "between 0"),
         (lambda: mup(gamma0=0.0), "gamma0"),
         (lambda: shift(mup(), exponents(0, 0, 0), "lion"), "optimizer must be one of"),
-        (lambda: shift(mup(), dataclasses.replace(exponents(0, 0, 0), scalar=Fraction(1)), "sgd"), "scalar-like"),
+        (
+            lambda: shift(mup(), dataclasses.replace(exponents(0, 0, 0), scalar=Fraction(1)), "sgd"),
+            "scalar-like",
+        ),
         (lambda: classify(mup(), "adafactor"), "'sgd' and 'adam'"),
         (lambda: change(mup(), exponents(0, 0, 0), "lion", FULL), "family must be"),
         (lambda: change(mup(), exponents(0, 0, 0), "adam", FULL, hidden_layers=-1), "at least 0"),

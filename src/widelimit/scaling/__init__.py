@@ -1,4 +1,4 @@
-"""Exponents, roles and rules: how a network's parameters must scale with its width (exact arithmetic and shapes)."""
+"""Exponents, roles and rules: how parameters scale with width (exact arithmetic and shapes)."""
 
 from widelimit.scaling.classify import Classification, classify
 from widelimit.scaling.describe import describe

@@ -36,14 +36,17 @@ class Classification:
     reason: str
 
 
-def classify(parametrization: Parametrization, optimizer: str = "sgd", alignment: str | None = None) -> Classification:
+def classify(
+    parametrization: Parametrization, optimizer: str = "sgd", alignment: str | None = None
+) -> Classification:
     r"""Classifies a parametrization: unstable, trivial, kernel or feature-learning.
 
     SGD: per-layer rates are shifted away by the symmetry; then with one rate c,
     ``r = min(a_out + b_out, 2 a_out + c) + c - 1 + min_l (2 a_l + 1[l = 1])``.
     Adam: ``r_1 = a_1 + c_1``, ``r_l = a_l + c_l - 1``, ``r = min_l r_l``.
-    Stable if activations start at order one, ``r >= 0``, the readout's update does not blow up the logits, and
-    ``a_out + b_out + r >= 1``; nontrivial if one of the last two holds with equality; then feature-learning iff ``r = 0``.
+    Stable if activations start at order one, ``r >= 0``, the readout's update does not blow up the logits,
+    and ``a_out + b_out + r >= 1``; nontrivial if one of the last two holds with equality; then
+    feature-learning iff ``r = 0``.
 
     Args:
         parametrization: with at least one width -> width layer.
@@ -60,8 +63,8 @@ def classify(parametrization: Parametrization, optimizer: str = "sgd", alignment
         ('kernel', '1/2')
 
     Reference:
-        Yang & Hu, arXiv 2011.14522, Definition 3.2 and Theorems 3.3-3.8 (SGD); Yang & Littwin, arXiv 2308.01814, Theorem
-        2.8.12 (entrywise optimizers, faithful epsilon).
+        Yang & Hu, arXiv 2011.14522, Definition 3.2 and Theorems 3.3-3.8 (SGD); Yang & Littwin, arXiv
+        2308.01814, Theorem 2.8.12 (entrywise optimizers, faithful epsilon).
     """
     rate = parametrization.rate(optimizer, alignment)
     if optimizer == "sgd":
@@ -73,25 +76,31 @@ def classify(parametrization: Parametrization, optimizer: str = "sgd", alignment
     a, b = parametrization.multiplier, parametrization.init
     out = a.output + b.output
     conditions = {
-        "features start at order one (a + b = 0, 1/2)": a.input + b.input == 0 and a.hidden + b.hidden == _HALF,
+        "features start at order one (a + b = 0, 1/2)": a.input + b.input == 0
+        and a.hidden + b.hidden == _HALF,
         "logits start bounded (a_out + b_out >= 1/2)": out >= _HALF,
         f"features stay bounded (r >= 0; r = {r})": r >= 0,
         f"the readout's update stays bounded ({update} >= 0)": update >= 0,
-        f"the features' change stays bounded in the logits (a_out + b_out + r >= 1; it is {out + r})": out + r >= 1,
+        f"the features' change stays bounded in the logits (a_out + b_out + r >= 1; it is {out + r})": out + r
+        >= 1,
         **conditions,
     }
     for condition, holds in conditions.items():
         if not holds:
             return Classification("unstable", r, f"violated: {condition}")
     if update > 0 and out + r > 1:
-        return Classification("trivial", r, "the function does not move: neither readout nor features change the logits")
+        return Classification(
+            "trivial", r, "the function does not move: neither readout nor features change the logits"
+        )
     if r > 0:
-        return Classification("kernel", r, f"features change as n^-{r}: they stand still in the limit, the function moves")
+        return Classification(
+            "kernel", r, f"features change as n^-{r}: they stand still in the limit, the function moves"
+        )
     return Classification("feature-learning", r, "r = 0: features change at order one")
 
 
 def _sgd(p: Parametrization, c: PerRole[Fraction]) -> tuple[Fraction, dict[str, bool], Fraction]:
-    """Returns r, further conditions, and the exponent of the readout's update, after shifting every rate to c = 0."""
+    """Returns r, further conditions, and the readout update's exponent, with every rate shifted to c = 0."""
     uniform = shift(p, PerRole(c.input / 2, c.hidden / 2, c.output / 2, Fraction(0)), "sgd")
     a, b = uniform.multiplier, uniform.init
     r = min(a.output + b.output, 2 * a.output) - 1 + min(2 * a.input + 1, 2 * a.hidden)

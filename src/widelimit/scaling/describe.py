@@ -14,10 +14,11 @@ def describe(
     epsilon: float | None = None,
     weight_decay: float | None = None,
 ) -> str:
-    """Returns a table: path, role, fans, initial std, multiplier, and the actual hyperparameters of every parameter.
+    """Returns a table of every parameter: path, role, fans, initial std, and actual hyperparameters.
 
-    Given the values tuned at the base width, the columns ``lr``, ``eps`` and ``decay`` hold the values to use at this
-    width (``decay`` is the coefficient under the convention named below the table); without them, the factors.
+    Given the values tuned at the base width, the columns ``lr``, ``eps`` and ``decay`` hold the values to
+    use at this width (``decay`` is the coefficient under the convention named below the table); without
+    them, the factors.
 
     Args:
         rules: the rules of a network.
@@ -31,7 +32,8 @@ def describe(
     Example:
         >>> from widelimit.scaling import leaf_from_axes, make_rules, mup
         >>> from fractions import Fraction
-        >>> leaf = leaf_from_axes("w", (256, 256), (64, 64), contracted=(0,), width=Fraction(4), base_width=64)
+        >>> shapes = {"shape": (256, 256), "base_shape": (64, 64)}
+        >>> leaf = leaf_from_axes("w", **shapes, contracted=(0,), width=Fraction(4), base_width=64)
         >>> print(describe(make_rules({"w": leaf}, mup(), "adam"), learning_rate=1e-2).splitlines()[1])
         w          hidden     256      256   0.0625           1    0.0025       x0.25           x1
 

@@ -16,7 +16,12 @@ Form = Literal["relative", "absolute"]
 
 FAMILIES: tuple[Family, ...] = ("sgd", "adam", "adafactor")
 # Exponent of the standard initial std, 1/sqrt(fan_in): it falls with width where the fan-in grows.
-STANDARD_INIT = {Role.INPUT: Fraction(0), Role.HIDDEN: Fraction(1, 2), Role.OUTPUT: Fraction(1, 2), Role.SCALAR: Fraction(0)}
+STANDARD_INIT = {
+    Role.INPUT: Fraction(0),
+    Role.HIDDEN: Fraction(1, 2),
+    Role.OUTPUT: Fraction(1, 2),
+    Role.SCALAR: Fraction(0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,7 @@ def exponents(input: object, hidden: object, output: object) -> PerRole[Fraction
         >>> exponents("-1/2", 0, "1/2").input
         Fraction(-1, 2)
     """
-    return PerRole(*(Fraction(str(value)) for value in (input, hidden, output)), Fraction(0))
+    return PerRole(Fraction(str(input)), Fraction(str(hidden)), Fraction(str(output)), Fraction(0))
 
 
 ZERO: PerRole[Fraction] = exponents(0, 0, 0)
@@ -64,8 +69,8 @@ class Rate:
     ``E n^-d`` times the global one, which is the same as multiplying the gradient by ``n^d / E``.
 
     Args:
-        family: ``"sgd"`` (also with momentum), ``"adam"`` (every sign-like rule) or ``"adafactor"`` (with parameter
-            scaling).
+        family: ``"sgd"`` (also with momentum), ``"adam"`` (every sign-like rule) or ``"adafactor"`` (with
+            parameter scaling).
         alignment: ``"full"`` or ``"none"`` as in arXiv 2407.05872, ``"global"`` (one rate for all layers) or
             ``"kernel"`` (the largest rates that keep the network in the kernel regime).
         learning_rate: the exponents c.
@@ -90,9 +95,9 @@ class Parametrization:
     r"""Width exponents and constants: how a network must change as its width n grows.
 
     In the abcd form the effective weight is ``W = A n^-a w``, the raw weight starts with standard deviation
-    ``B n^-b`` (times the width-independent part of 1/sqrt(fan_in)), and a ``Rate`` gives the learning rate and epsilon.
-    In *relative* form n is replaced by m = n/n0, so that every rule is neutral at the base width n0; in *absolute*
-    form n is the width itself.
+    ``B n^-b`` (times the width-independent part of 1/sqrt(fan_in)), and a ``Rate`` gives the learning rate
+    and epsilon. In *relative* form n is replaced by m = n/n0, so that every rule is neutral at the base
+    width n0; in *absolute* form n is the width itself.
 
     Args:
         name: for tables and messages.
@@ -101,11 +106,11 @@ class Parametrization:
         rates: one ``Rate`` for each optimizer family and alignment; the first of a family is its default.
         multiplier_constant: the constants A.
         init_constant: the constants B.
-        gamma0: feature-learning strength: the readout is divided by it and the learning rate multiplied by gamma0^2
-            (SGD) or gamma0 (sign-like rules, whose update does not feel the readout's factor).
+        gamma0: feature-learning strength: the readout is divided by it and the learning rate multiplied by
+            gamma0^2 (SGD) or gamma0 (sign-like rules, whose update does not feel the readout's factor).
         form: ``"relative"`` or ``"absolute"``.
-        unit_variance: absolute form only: put the width-independent part of 1/sqrt(fan_in) into the multiplier, so that
-            raw weights have unit variance, as kernel and DMFT theory write them.
+        unit_variance: absolute form only: put the width-independent part of 1/sqrt(fan_in) into the
+            multiplier, so that raw weights have unit variance, as kernel and DMFT theory write them.
 
     Raises:
         ValueError: if gamma0 is not positive, or unit variance is asked of a relative form.
@@ -138,8 +143,8 @@ class Parametrization:
             raise ValueError(f"form must be 'relative' or 'absolute'; got {self.form!r}.")
         if self.unit_variance and self.form == "relative":
             raise ValueError(
-                "unit-variance weights are a property of the absolute form; call to_absolute(parametrization, "
-                "base_width, unit_variance=True)."
+                "unit-variance weights are a property of the absolute form; got form='relative'. "
+                "Set form='absolute' too, as dmft() does."
             )
 
     def rate(self, family: str, alignment: str | None = None) -> Rate:
@@ -181,12 +186,16 @@ def _times_power(constants: PerRole[float], powers: PerRole[Fraction], base: flo
     return PerRole(*(value * base ** float(power) for value, power in zip(constants, powers, strict=True)))
 
 
-def _rebase(parametrization: Parametrization, base: float, form: Form, unit_variance: bool) -> Parametrization:
+def _rebase(
+    parametrization: Parametrization, base: float, form: Form, unit_variance: bool
+) -> Parametrization:
     """Moves the factors ``base**exponent`` into the constants and switches the form."""
     extra_init = PerRole(*(parametrization.init[role] - STANDARD_INIT[role] for role in Role))
     return dataclasses.replace(
         parametrization,
-        multiplier_constant=_times_power(parametrization.multiplier_constant, parametrization.multiplier, base),
+        multiplier_constant=_times_power(
+            parametrization.multiplier_constant, parametrization.multiplier, base
+        ),
         init_constant=_times_power(parametrization.init_constant, extra_init, base),
         rates=tuple(
             dataclasses.replace(
@@ -229,8 +238,8 @@ def to_absolute(parametrization: Parametrization, base_width: int) -> Parametriz
 def to_relative(parametrization: Parametrization, base_width: int) -> Parametrization:
     r"""Writes an absolute parametrization relative to a base width: the same numbers at every width.
 
-    The result is neutral at the base width only if the absolute form was made by ``to_absolute``; otherwise its constants
-    say by how much the absolute form differs there from the standard parametrization.
+    The result is neutral at the base width only if the absolute form was made by ``to_absolute``; otherwise
+    its constants say by how much the absolute form differs there from the standard parametrization.
 
     Args:
         parametrization: in absolute form, without unit variance (whose factors differ from array to array).
@@ -251,8 +260,8 @@ def to_relative(parametrization: Parametrization, base_width: int) -> Parametriz
         raise ValueError(f"{parametrization.name} is in relative form already; nothing to convert.")
     if parametrization.unit_variance:
         raise ValueError(
-            f"{parametrization.name} has unit-variance weights, whose factors differ from array to array; convert "
-            "dataclasses.replace(parametrization, unit_variance=False)."
+            f"{parametrization.name} has unit-variance weights, whose factors differ from array to "
+            "array; convert dataclasses.replace(parametrization, unit_variance=False)."
         )
     return _rebase(parametrization, 1.0 / _positive(base_width), "relative", unit_variance=False)
 

@@ -49,7 +49,8 @@ class Leaf:
             (biases, gains, a zero-initialised readout).
 
     Example:
-        >>> leaf_from_axes("kernel", (128, 128), (32, 32), contracted=(0,), width=Fraction(4), base_width=32).role
+        >>> shapes = {"shape": (128, 128), "base_shape": (32, 32)}
+        >>> leaf_from_axes("w", **shapes, contracted=(0,), width=Fraction(4), base_width=32).role
         <Role.HIDDEN: 'hidden'>
     """
 
@@ -116,8 +117,8 @@ def leaf_from_axes(
             they differ; at target width = base width it must be given.
         shared: axes along which independent layers are stacked (scanned layers, experts): no part of a fan.
         tied: the array serves as embedding and readout.
-        init_scale: initial std in units of ``1/sqrt(fan_in)``. None means 1 for an array that is contracted and
-            0 for one that is not (biases and gains start from a constant).
+        init_scale: initial std in units of ``1/sqrt(fan_in)``. None means 1 for an array that is contracted
+            and 0 for one that is not (biases and gains start from a constant).
 
     Raises:
         ValueError: if the ranks differ, or ``growing`` is needed and missing.

@@ -23,12 +23,13 @@ class Rules:
 
     Args:
         init_std: standard deviation of the raw weight at initialisation (0: it starts from a constant).
-        multiplier: factor on the raw weight in the forward pass. For a tied embedding it belongs to the use as readout; the use
-            as embedding has none.
+        multiplier: factor on the raw weight in the forward pass. For a tied embedding it belongs to the use
+            as readout; the use as embedding has none.
         learning_rate: factor on the global learning rate.
         epsilon: factor on Adam's epsilon; dividing the gradient by it has the same effect.
         weight_decay: factor on the weight-decay coefficient, to be applied as ``decay`` says.
-        gradient_norm: factor that makes the Frobenius norm of the gradient independent of width and of the equivalent form.
+        gradient_norm: factor that makes the Frobenius norm of the gradient independent of width and of the
+            equivalent form.
         leaves: what is known of each parameter, in tree order.
         parametrization: where the numbers come from.
         optimizer: the optimizer family they are for.
@@ -71,12 +72,13 @@ def make_rules(
 ) -> Rules:
     r"""Turns a parametrization into numbers for every parameter of a network.
 
-    With n the width (absolute form) or m = n/n0 (relative form) and the exponents and constants of the parameter's role,
-    ``multiplier = A n^-a``, ``init_std = B n^-b``, ``learning_rate = C n^-c``, ``epsilon = E n^-d``.
-    Per step the decay removes ``D w``; with ``lr`` the scheduled global rate, ``r`` the rule's learning rate and ``wd`` the
-    coefficient:
+    With n the width (absolute form) or m = n/n0 (relative form) and the exponents and constants of the
+    parameter's role, ``multiplier = A n^-a``, ``init_std = B n^-b``, ``learning_rate = C n^-c``, ``epsilon =
+    E n^-d``. Per step the decay removes ``D w``; with ``lr`` the scheduled global rate, ``r`` the rule's
+    learning rate and ``wd`` the coefficient:
 
-    * ``"coupled"``: ``D = lr r wd``, optax's and torch's AdamW on the scaled rate; differs between equivalent forms;
+    * ``"coupled"``: ``D = lr r wd``, optax's and torch's AdamW on the scaled rate; differs between
+      equivalent forms;
     * ``"undone"``: ``D = lr wd`` for every parameter, as microsoft/mup does it;
     * ``"independent"``: ``D = wd``, the learning rate is not involved;
     * ``"sqrt_width"``: ``D = lr r wd m^(1/2 - a)`` for weights whose fan-in grows, and 0 for vectors.
@@ -89,23 +91,27 @@ def make_rules(
         weight_decay: the convention.
 
     Raises:
-        ValueError: if the tree holds no ``Leaf``, the optimizer or convention is unknown, or a tied embedding meets a
+        ValueError: if the tree holds no ``Leaf``, the optimizer or convention is unknown, or a tied
+        embedding meets a
             parametrization in which embedding and readout cannot share a weight.
         TypeError: if a tree leaf is not a ``Leaf``.
 
     Example:
         >>> from widelimit.scaling import leaf_from_axes, mup
         >>> from fractions import Fraction
-        >>> leaf = leaf_from_axes("w", (256, 256), (64, 64), contracted=(0,), width=Fraction(4), base_width=64)
+        >>> shapes = {"shape": (256, 256), "base_shape": (64, 64)}
+        >>> leaf = leaf_from_axes("w", **shapes, contracted=(0,), width=Fraction(4), base_width=64)
         >>> make_rules([leaf], mup(), "adam").epsilon
         [0.25]
 
     Reference:
-        Yang & Littwin, arXiv 2308.01814 (abcd); Yang et al., arXiv 2203.03466, Appendix B (decay); arXiv 2510.15262
-        (sqrt width).
+        Yang & Littwin, arXiv 2308.01814 (abcd); Yang et al., arXiv 2203.03466, Appendix B (decay); arXiv
+        2510.15262 (sqrt width).
     """
     if weight_decay not in DECAYS:
-        raise ValueError(f"weight_decay must name a convention, one of {', '.join(DECAYS)}; got {weight_decay!r}.")
+        raise ValueError(
+            f"weight_decay must name a convention, one of {', '.join(DECAYS)}; got {weight_decay!r}."
+        )
     rate = parametrization.rate(optimizer, alignment)
     flat, treedef = jax.tree.flatten(leaves, is_leaf=lambda node: isinstance(node, Leaf))
     if not flat:
@@ -113,10 +119,11 @@ def make_rules(
     for leaf in flat:
         if not isinstance(leaf, Leaf):
             raise TypeError(
-                f"leaves must be a pytree of Leaf; got {type(leaf).__name__}. Make it with probe(...) or with leaves(config)."
+                f"leaves must be a pytree of Leaf; got {type(leaf).__name__}. "
+                "Make it with probe(...) or with leaves(config)."
             )
     numbers = [_leaf_rule(leaf, parametrization, rate, weight_decay) for leaf in flat]
-    trees = {name: treedef.unflatten([number[name] for number in numbers]) for name in NUMBERS}
+    trees = {name: jax.tree.unflatten(treedef, [number[name] for number in numbers]) for name in NUMBERS}
     return Rules(
         **trees,
         leaves=tuple(flat),
@@ -171,10 +178,11 @@ def _decay_factor(leaf: Leaf, a: float, learning_rate: float, decay: Decay) -> f
 
 
 def _gradient_norm(leaf: Leaf, parametrization: Parametrization, multiplier: float) -> float:
-    """Returns the factor that makes ||gradient||_F width-neutral, and equal to the plain norm at the base width.
+    """Returns the factor that makes a gradient norm width-neutral, and plain at the base width.
 
-    The gradient of the effective weight, ``g / multiplier``, is the same in every equivalent form; its entries scale
-    as ``n^-(a_out + b_out)`` below the readout and ``n^0`` in it, and the norm adds the root of the number of entries.
+    The gradient of the effective weight, ``g / multiplier``, is the same in every equivalent form; its
+    entries scale as ``n^-(a_out + b_out)`` below the readout and ``n^0`` in it, and the norm adds the root
+    of the number of entries.
     """
     entries = 0.0
     if leaf.role in (Role.INPUT, Role.HIDDEN):
@@ -186,9 +194,9 @@ def _gradient_norm(leaf: Leaf, parametrization: Parametrization, multiplier: flo
 def tied_multiplier_exponent(leaf: Leaf, parametrization: Parametrization, rate: Rate) -> float:
     r"""Returns the exponent of the readout multiplier of a tied embedding (0 for any other parameter).
 
-    Sharing one raw weight needs the readout, shifted by ``theta`` to the embedding's initial size, to want the
-    embedding's learning rate too: ``c_out - theta = c_in`` (Adam). muP satisfies this with Table 8's multiplier 1/m; plain SP
-    ("global") shares the weight as it stands.
+    Sharing one raw weight needs the readout, shifted by ``theta`` to the embedding's initial size, to want
+    the embedding's learning rate too: ``c_out - theta = c_in`` (Adam). muP satisfies this with Table 8's
+    multiplier 1/m; plain SP ("global") shares the weight as it stands.
 
     Raises:
         ValueError: if no multiplier makes one weight serve as both.
@@ -197,10 +205,11 @@ def tied_multiplier_exponent(leaf: Leaf, parametrization: Parametrization, rate:
         return 0.0
     a, b = parametrization.multiplier, parametrization.init
     theta = b.output - b.input
-    step = {"sgd": 2 * theta, "adam": theta, "adafactor": 0}[rate.family]
+    step = {"sgd": 2, "adam": 1, "adafactor": 0}[rate.family] * theta
     if a.input != 0 or rate.learning_rate.output - step != rate.learning_rate.input:
         raise ValueError(
-            f"{leaf.path} is embedding and readout at once, which {parametrization.name} with {rate.family}/{rate.alignment} "
-            "cannot serve with one weight; use mup(table=8) with Adam, or untie the readout."
+            f"{leaf.path} is embedding and readout at once, which {parametrization.name} "
+            f"with {rate.family}/{rate.alignment} cannot serve with one weight; "
+            "use mup(table=8), or untie the readout."
         )
     return float(a.output + theta)

@@ -22,7 +22,9 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Role):
         return value.value
-    raise TypeError(f"rules must hold plain numbers to be saved; got {type(value).__name__} (a traced value?).")
+    raise TypeError(
+        f"rules must hold plain numbers to be saved; got {type(value).__name__} (a traced value?)."
+    )
 
 
 def to_json(rules: Rules) -> str:
@@ -47,7 +49,12 @@ def to_json(rules: Rules) -> str:
         for leaf, *numbers in zip(rules.leaves, *columns, strict=True)
     ]
     head = {name: getattr(rules, name) for name in ("optimizer", "alignment", "decay")}
-    body = {"format": FORMAT, **head, "parametrization": dataclasses.asdict(rules.parametrization), "parameters": entries}
+    body = {
+        "format": FORMAT,
+        **head,
+        "parametrization": dataclasses.asdict(rules.parametrization),
+        "parameters": entries,
+    }
     return json.dumps(body, indent=1, default=_plain)
 
 
@@ -56,8 +63,8 @@ def from_json(text: str, like: PyTree) -> Rules:
 
     Args:
         text: what ``to_json`` returned.
-        like: the parameters (or their abstract shapes) the rules are for; their paths, and shapes where they have
-            one, must be those the rules were made for.
+        like: the parameters (or their abstract shapes) the rules are for; their paths, and shapes where they
+            have one, must be those the rules were made for.
 
     Raises:
         ValueError: if the text is no rules file, or is the rules file of another model.
@@ -83,28 +90,36 @@ def from_json(text: str, like: PyTree) -> Rules:
         parametrization = _parametrization(body["parametrization"])
         head = {name: body[name] for name in ("optimizer", "alignment", "decay")}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the rules file is damaged: field {error} is missing or of the wrong kind.") from None
+        raise ValueError(
+            f"the rules file is damaged: field {error} is missing or of the wrong kind."
+        ) from None
     _check_same_model(leaves, like)
     treedef = jax.tree.structure(like)
-    trees = {name: treedef.unflatten(values) for name, values in numbers.items()}
+    trees = {name: jax.tree.unflatten(treedef, values) for name, values in numbers.items()}
     return Rules(**trees, leaves=leaves, parametrization=parametrization, **head)
 
 
 def _check_same_model(leaves: tuple[Leaf, ...], like: PyTree) -> None:
     """Raises unless the parameters have the paths and shapes of the leaves."""
-    have = {
+    have: dict[str, Any] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): getattr(array, "shape", None)
         for path, array in jax.tree_util.tree_leaves_with_path(like)
     }
     want = {leaf.path: leaf.shape for leaf in leaves}
     for path in [*want, *have]:
         if path not in have or path not in want:
-            where = "is in the rules but not in the model" if path not in have else "is in the model but not in the rules"
-            raise ValueError(f"the rules file is of another model: {path!r} {where}; make the rules anew for this model.")
+            where = (
+                "is in the rules but not in the model"
+                if path not in have
+                else "is in the model but not in the rules"
+            )
+            raise ValueError(
+                f"the rules file is of another model: {path!r} {where}; make the rules anew for this model."
+            )
         if have[path] is not None and tuple(have[path]) != want[path]:
             raise ValueError(
-                f"the rules file is of another model: {path!r} has shape {tuple(have[path])}, the rules are for "
-                f"{want[path]}; make the rules anew at this width."
+                f"the rules file is of another model: {path!r} has shape {tuple(have[path])}, "
+                f"the rules are for {want[path]}; make the rules anew at this width."
             )
 
 

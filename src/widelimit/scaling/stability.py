@@ -1,4 +1,4 @@
-"""The stability system: how fast each layer changes as the width grows, and the learning rates that keep it at order one."""
+"""The stability system: how fast each layer changes, and the rates that keep the change at order one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _HALF, _ONE = Fraction(1, 2), Fraction(1)
 class Alignments:
     r"""Assumed alignment exponents: 1/2 as in a random sum (CLT), 1 as in a fully aligned one (LLN).
 
-    ``alpha = log_n ||dW z|| / (||dW|| ||z||)``, ``omega`` the same of ``W dz``, ``u`` of ``dW dz``, in RMS norms, one value for
-    all layers but for ``omega_readout``. None drops the term: ``u=None`` is the small-step regime, where products of two changes
-    do not count.
+    ``alpha = log_n ||dW z|| / (||dW|| ||z||)``, ``omega`` the same of ``W dz``, ``u`` of ``dW dz``, in RMS
+    norms, one value for all layers but for ``omega_readout``. None drops the term: ``u=None`` is the
+    small-step regime, where products of two changes do not count.
 
     Example:
         >>> FULL.alpha, NO_ALIGNMENT.alpha
@@ -70,11 +70,12 @@ def change(
     hidden_layers: int = 1,
     first_step: bool = False,
 ) -> Change:
-    r"""Solves the stability recursion forward: from learning-rate exponents to the exponents of every layer's change.
+    r"""Solves the stability recursion forward: from learning-rate exponents to the every layer's change.
 
-    For Adam ``r_1 = a_1 + c_1`` and ``r_l = min(a_l + c_l - alpha, a_l + c_l + r_{l-1} - u, 1/2 + r_{l-1} - omega)``; SGD adds the
-    gradient's exponent ``g_l = a_l + min(a_out + b_out, 2 a_out + c_out)``; Adafactor moves a weight in proportion to its own size.
-    (The paper prints max; the gradient is a sum, so the larger term, the smaller exponent, decides.)
+    For Adam ``r_1 = a_1 + c_1`` and ``r_l = min(a_l + c_l - alpha, a_l + c_l + r_{l-1} - u, 1/2 + r_{l-1} -
+    omega)``; SGD adds the gradient's exponent ``g_l = a_l + min(a_out + b_out, 2 a_out + c_out)``; Adafactor
+    moves a weight in proportion to its own size. (The paper prints max; the gradient is a sum, so the larger
+    term, the smaller exponent, decides.)
 
     Args:
         parametrization: gives a and b.
@@ -129,16 +130,19 @@ def change(
 def derive(parametrization: Parametrization, family: str, alignments: Alignments = FULL) -> PerRole[Fraction]:
     r"""Derives the learning-rate exponents: the largest rates at which every layer changes at order one.
 
-    Solves ``r_l = 0`` for all l with zero logit slack. The readout comes first, since its rate enters every gradient; each
-    equation has slope one in its own rate, so one Newton step is exact. The full system, with every term, then checks the result.
+    Solves ``r_l = 0`` for all l with zero logit slack. The readout comes first, since its rate enters every
+    gradient; each equation has slope one in its own rate, so one Newton step is exact. The full system, with
+    every term, then checks the result.
 
     Args:
         parametrization: gives a and b; its own rates are not looked at.
-        family: ``"sgd"``, ``"adam"`` or ``"adafactor"``; the last keeps c >= 0, since a weight cannot grow by more than its own size.
+        family: ``"sgd"``, ``"adam"`` or ``"adafactor"``; the last keeps c >= 0, since a weight cannot grow
+            by more than its own size.
         alignments: assumed alignment exponents.
 
     Raises:
-        ValueError: if no rates solve the system, because the readout's initial size alone lets the logits grow.
+        ValueError: if no rates solve the system, because the readout's initial size alone lets the logits
+        grow.
 
     Example:
         >>> from widelimit.scaling import standard
@@ -156,10 +160,14 @@ def derive(parametrization: Parametrization, family: str, alignments: Alignments
         c = dataclasses.replace(c, **{role: max(solved, Fraction(0)) if family == "adafactor" else solved})
     solution = change(parametrization, c, family, alignments)
     clipped = family == "adafactor"
-    if min(solution.features) < 0 or solution.logits < 0 or (not clipped and max(*solution.features, solution.logits) > 0):
+    if (
+        min(solution.features) < 0
+        or solution.logits < 0
+        or (not clipped and max(*solution.features, solution.logits) > 0)
+    ):
         raise ValueError(
             f"no learning rates keep every layer of {parametrization.name} at order one under {alignments}: "
-            f"features change as n^-r with r = {[str(r) for r in solution.features]}, logits as n^{-solution.logits}."
+            f"features change as n^-r with r = {[str(r) for r in solution.features]}, "
+            f"logits as n^{-solution.logits}."
         )
     return c
-

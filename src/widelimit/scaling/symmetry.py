@@ -23,9 +23,9 @@ def _add(first: PerRole[Fraction], second: PerRole[Fraction], factor: int = 1) -
 def shift(parametrization: Parametrization, theta: PerRole[Fraction], optimizer: str) -> Parametrization:
     r"""Returns the equivalent parametrization whose multipliers carry ``n^-theta`` more.
 
-    Per role, ``a += theta``, ``b -= theta``, ``d += theta``, and ``c -= 2 theta`` (SGD), ``theta`` (sign-like rules) or 0
-    (Adafactor with parameter scaling). Networks of both parametrizations follow the same trajectory in function space at
-    every finite width.
+    Per role, ``a += theta``, ``b -= theta``, ``d += theta``, and ``c -= 2 theta`` (SGD), ``theta``
+    (sign-like rules) or 0 (Adafactor with parameter scaling). Networks of both parametrizations follow the
+    same trajectory in function space at every finite width.
 
     Args:
         parametrization: the one to shift.
@@ -42,15 +42,19 @@ def shift(parametrization: Parametrization, theta: PerRole[Fraction], optimizer:
         (True, True)
 
     Reference:
-        Yang & Hu, arXiv 2011.14522, Eq. 5 (SGD); Yang & Littwin, arXiv 2308.01814, Proposition 2.2.3 (entrywise rules).
+        Yang & Hu, arXiv 2011.14522, Eq. 5 (SGD); Yang & Littwin, arXiv 2308.01814, Proposition 2.2.3
+        (entrywise rules).
     """
     if optimizer not in FAMILIES:
         raise ValueError(f"optimizer must be one of {', '.join(FAMILIES)}; got {optimizer!r}.")
     if theta.scalar != 0:
-        raise ValueError(f"a scalar-like parameter does not see the width and cannot be shifted; got {theta.scalar}.")
+        raise ValueError(
+            f"a scalar-like parameter does not see the width and cannot be shifted; got {theta.scalar}."
+        )
 
     def shifted(row: Rate) -> Rate:
-        # A rate that leaves epsilon alone by design ("global") is no longer global once shifted: epsilon moves too.
+        # A rate that leaves epsilon alone by design ("global") is no longer global once shifted: epsilon
+        # moves too.
         return dataclasses.replace(
             row,
             learning_rate=_add(row.learning_rate, theta, -_POWER[optimizer]),
@@ -67,11 +71,11 @@ def shift(parametrization: Parametrization, theta: PerRole[Fraction], optimizer:
 
 
 def fold(rules: Rules) -> Rules:
-    r"""Returns rules without forward multipliers that train the same network alike: the multipliers move into the weights.
+    r"""Returns rules that train the same network alike without multipliers: they move into the weights.
 
-    With the raw weight ``w' = mu w``: ``init_std * mu``, ``learning_rate * mu^2`` (SGD) or ``mu`` (sign-like) or 1 (Adafactor),
-    ``epsilon / mu``, and a weight decay that removes the same share per step. A model whose code knows no multipliers
-    can then use any equivalent form.
+    With the raw weight ``w' = mu w``: ``init_std * mu``, ``learning_rate * mu^2`` (SGD) or ``mu``
+    (sign-like) or 1 (Adafactor), ``epsilon / mu``, and a weight decay that removes the same share per step.
+    A model whose code knows no multipliers can then use any equivalent form.
 
     Raises:
         ValueError: if a multiplier belongs to a tied readout, which has no weight of its own to move into.
@@ -91,8 +95,8 @@ def fold(rules: Rules) -> Rules:
     for leaf, multiplier in zip(rules.leaves, flat_multipliers, strict=True):
         if leaf.tied and multiplier != 1:
             raise ValueError(
-                f"{leaf.path} is embedding and readout at once, so the readout's multiplier {multiplier:g} cannot be folded into it; "
-                "multiply the logits by it in the model's code."
+                f"{leaf.path} is embedding and readout at once, so the readout's multiplier "
+                f"{multiplier:g} cannot be folded into it; multiply the logits by it in the model's code."
             )
     power = _POWER[rules.optimizer]
 
@@ -105,7 +109,11 @@ def fold(rules: Rules) -> Rules:
         multiplier=jax.tree.map(lambda _: 1.0, rules.multiplier),
         learning_rate=scaled(rules.learning_rate, power),
         epsilon=scaled(rules.epsilon, -1),
-        weight_decay=rules.weight_decay if rules.decay == "independent" else scaled(rules.weight_decay, -power),
+        weight_decay=rules.weight_decay
+        if rules.decay == "independent"
+        else scaled(rules.weight_decay, -power),
         gradient_norm=scaled(rules.gradient_norm, 1),
-        parametrization=dataclasses.replace(rules.parametrization, name=f"{rules.parametrization.name}, folded"),
+        parametrization=dataclasses.replace(
+            rules.parametrization, name=f"{rules.parametrization.name}, folded"
+        ),
     )

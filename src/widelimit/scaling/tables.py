@@ -1,7 +1,7 @@
 """The parametrizations of the literature, cell by cell.
 
-Each learning-rate row is (input, hidden, output). The rows "full" and "none" are also *derived*, in ``stability``, and a
-test holds the two against each other.
+Each learning-rate row is (input, hidden, output). The rows "full" and "none" are also *derived*, in
+``stability``, and a test holds the two against each other.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def _build(name: str, a: PerRole[Fraction], b: PerRole[Fraction], rows: _Rows) -
 def standard() -> Parametrization:
     r"""Returns the standard parametrization (SP): every weight ~ N(0, 1/fan_in), nothing else scaled.
 
-    Its default is practice: one learning rate for all layers, at every width. The alignments ``"full"`` and ``"none"`` are
-    the per-layer rates of Everett et al.; ``"kernel"`` is the image of the NTK's rates, the same network trained alike.
+    Its default is practice: one learning rate for all layers, at every width. The alignments ``"full"`` and
+    ``"none"`` are the per-layer rates of Everett et al.; ``"kernel"`` is the image of the NTK's rates, the
+    same network trained alike.
 
     Example:
         >>> tuple(str(c) for c in standard().rate("adam", "full").learning_rate)
@@ -64,16 +65,18 @@ def standard() -> Parametrization:
 
 
 def ntk() -> Parametrization:
-    r"""Returns the neural-tangent parametrization (NTP): multiplier n^-1/2 where the fan-in grows, constant init.
+    r"""Returns the neural-tangent parametrization (NTP): multiplier n^-1/2 where the fan-in grows.
 
-    Its default rates keep a constant learning rate on the raw weights (SGD), or its Adam counterpart: the kernel regime.
+    Its default rates keep a constant learning rate on the raw weights (SGD), or its Adam counterpart: the
+    kernel regime.
 
     Example:
         >>> tuple(str(a) for a in ntk().multiplier)
         ('0', '1/2', '1/2', '0')
 
     Reference:
-        Jacot et al., arXiv 1806.07572; Yang & Littwin, arXiv 2308.01814, Definition 2.4.1; rates: arXiv 2407.05872.
+        Jacot et al., arXiv 1806.07572; Yang & Littwin, arXiv 2308.01814, Definition 2.4.1; rates: arXiv
+        2407.05872.
     """
     rows: _Rows = {
         ("sgd", "kernel"): ZERO,
@@ -99,7 +102,8 @@ def mean_field(*, gamma0: float = 1.0) -> Parametrization:
         ('-1', '-1', '-1', '0')
 
     Reference:
-        Mei et al., arXiv 1804.06561; Bordelon & Pehlevan, arXiv 2205.09653 (any depth); rates: arXiv 2407.05872.
+        Mei et al., arXiv 1804.06561; Bordelon & Pehlevan, arXiv 2205.09653 (any depth); rates: arXiv
+        2407.05872.
     """
     rows: _Rows = {
         ("sgd", "full"): exponents(-1, -1, -1),
@@ -112,9 +116,10 @@ def mean_field(*, gamma0: float = 1.0) -> Parametrization:
 
 
 def dmft(*, gamma0: float = 1.0) -> Parametrization:
-    r"""Returns mean-field in absolute form, as DMFT writes it: ``f = w.phi(h) / (gamma0 N)``, weights ~ N(0, 1).
+    r"""Returns mean-field in absolute form, as DMFT writes it: ``f = w.phi(h) / (gamma0 N)``.
 
-    Multipliers ``1/sqrt(D)``, ``1/sqrt(N)``, ``1/(gamma0 N)``; SGD's learning rate is ``eta gamma0^2 N``.
+    Weights ~ N(0, 1), multipliers ``1/sqrt(D)``, ``1/sqrt(N)``, ``1/(gamma0 N)``; SGD's
+    learning rate is ``eta gamma0^2 N``.
 
     Args:
         gamma0: feature-learning strength.
@@ -132,8 +137,8 @@ def dmft(*, gamma0: float = 1.0) -> Parametrization:
 def mup(*, table: int = 3, gamma0: float = 1.0) -> Parametrization:
     r"""Returns the maximal-update parametrization (muP) in one of its three equivalent forms.
 
-    Table 3 has no multipliers (a model's code need not change), Table 8 divides the readout by the width (and allows tied
-    embeddings), Table 9 is the form of Tensor Programs IV, whose SGD has one learning rate.
+    Table 3 has no multipliers (a model's code need not change), Table 8 divides the readout by the width
+    (and allows tied embeddings), Table 9 is the form of Tensor Programs IV, whose SGD has one learning rate.
 
     Args:
         table: 3, 8 or 9, the table of Tensor Programs V.
@@ -179,14 +184,16 @@ def mup(*, table: int = 3, gamma0: float = 1.0) -> Parametrization:
         ),
     }
     if table not in forms:
-        raise ValueError(f"muP's equivalent forms are Tables 3, 8 and 9 of arXiv 2203.03466; got table={table!r}.")
+        raise ValueError(
+            f"muP's equivalent forms are Tables 3, 8 and 9 of arXiv 2203.03466; got table={table!r}."
+        )
     a, b, rows = forms[table]
     rows |= {("adafactor", "full"): exponents(0, "1/2", 0), ("adafactor", "none"): ZERO}
     return dataclasses.replace(_build(f"mup (table {table})", a, b, rows), gamma0=gamma0)
 
 
 def uniform(s: Fraction) -> Parametrization:
-    r"""Returns UP_s, the family between muP (s = 0) and the NTK (s = 1/2): features of every layer change as n^-s.
+    r"""Returns UP_s, the family between muP (s = 0) and the NTK (s = 1/2): features change as n^-s.
 
     Written without multipliers: ``a_out + b_out = 1 - s``.
 
