@@ -100,7 +100,7 @@ def test_an_unknown_room_is_named_in_the_error():
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_exports_are_exactly_what_init_imports(room):
-    """A room's __init__ is its table of contents: `__all__` names what it imports, once, and nothing private."""
+    """A room's __init__ is its table of contents: `__all__` names what it imports, and nothing private."""
     exported = importlib.import_module(f"widelimit.{room}").__all__
     tree = ast.parse((SOURCE / room / "__init__.py").read_text())
     imported = {

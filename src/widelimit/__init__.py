@@ -1,14 +1,16 @@
 """What happens to a network as it grows: parametrize it, predict the limit, train finite networks beside it.
 
 The rooms, from the bottom up: ``scaling`` (roles, exponents, rules), ``optim`` (optax transforms that apply a
-rule tree), ``models``, ``training``, ``compare`` and ``figures``. Each loads when it is first used, so that
-importing the package costs little more than importing JAX, Flax and Optax.
+rule tree), ``models``, ``training``, ``compare`` and ``figures``. The first two load with the package, which costs
+little more than importing JAX, Flax and Optax; the others when they are first used.
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+
+from widelimit import optim, scaling
 
 __version__ = "0.1.0"
 
