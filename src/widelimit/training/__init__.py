@@ -1,0 +1,1 @@
+"""Data, training steps, in-jit sweeps over (learning rate x seed), checkpoints and result rows."""
