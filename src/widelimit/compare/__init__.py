@@ -1,0 +1,47 @@
+"""Finite versus limit: fitted exponents, optima, error bars and claims.
+
+Arrays of numbers in, estimates with standard errors out; nothing here knows a network.
+"""
+
+from widelimit.compare.claims import Claim
+from widelimit.compare.fit import PowerLaw, fit_exponent
+from widelimit.compare.optimum import Optimum, find_optimum, widen
+from widelimit.compare.statistics import (
+    CombinedZ,
+    Estimate,
+    bootstrap_counts,
+    bootstrap_stderr,
+    combine_z,
+    family_quantile,
+    family_tolerance,
+    joint_stderr,
+    mean_over_seeds,
+    paired_difference,
+    z_score,
+)
+from widelimit.compare.summary import Summary, markdown_table
+from widelimit.compare.transfer import regret, transfer
+
+__all__ = [
+    "Claim",
+    "CombinedZ",
+    "Estimate",
+    "Optimum",
+    "PowerLaw",
+    "Summary",
+    "bootstrap_counts",
+    "bootstrap_stderr",
+    "combine_z",
+    "family_quantile",
+    "family_tolerance",
+    "find_optimum",
+    "fit_exponent",
+    "joint_stderr",
+    "markdown_table",
+    "mean_over_seeds",
+    "paired_difference",
+    "regret",
+    "transfer",
+    "widen",
+    "z_score",
+]
