@@ -57,7 +57,7 @@ def test_means_differ_as_they_should():
 
 
 def test_finite_width_correction_removes_the_bend():
-    """A law with a 1/n correction biases the plain slope; the corrected fit finds exponent and coefficient."""
+    """A law with a 1/n correction biases the plain slope; the corrected fit finds both numbers."""
     values = WIDTHS**-0.5 * np.exp(8.0 / WIDTHS)
     assert abs(fit_exponent(WIDTHS, values).exponent + 0.5) > 0.05
     law = fit_exponent(WIDTHS, values, correction=True)

@@ -64,18 +64,37 @@ class Summary:
             "tables": {name: [dict(row) for row in rows] for name, rows in self.tables.items()},
         }
 
+    def to_text(self) -> str:
+        """The verdicts for a terminal, one claim a line.
+
+        Example:
+            >>> print(Summary("e", "smoke", 2.0, [Claim("c", "q", 0.0, 0.03, 0.04, 0.15)], {}).to_text())
+            holds         c: 0.03 +- 0.04 (predicted 0 within 0.15)
+            1 claim: 1 holds. Took 2.0 s.
+        """
+        words = {True: "holds", False: "FAILS", "inconclusive": "inconclusive"}
+        lines = []
+        for claim in self.claims:
+            bound = f"{claim.relation.replace('_', ' ')} " if claim.relation != "equal" else ""
+            lines.append(
+                f"{words[claim.holds]:<13} {claim.name}: {claim.measured:.3g} +- {claim.stderr:.2g} "
+                f"(predicted {bound}{claim.predicted:g} within {claim.tolerance:.3g})"
+            )
+        return "\n".join([*lines, self._verdict()])
+
+    def _verdict(self) -> str:
+        """All claims in a sentence."""
+        verdicts = [claim.holds for claim in self.claims]
+        kinds = ((True, "holds", "hold"), (False, "fails", "fail"), ("inconclusive", *["inconclusive"] * 2))
+        counts = [(sum(verdict == kind for verdict in verdicts), one, many) for kind, one, many in kinds]
+        shown = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in counts if n) or "none made"
+        plural = "" if len(verdicts) == 1 else "s"
+        return f"{len(verdicts)} claim{plural}: {shown}. Took {self.seconds:.1f} s."
+
     def to_markdown(self) -> str:
         """The page ``report.md``: verdict, claims with the reason for each tolerance, figures, tables."""
-        verdicts = [claim.holds for claim in self.claims]
-        counts = [
-            f"{verdicts.count(v)} {word}" for v, word in ((True, "hold"), (False, "fail")) if v in verdicts
-        ]
-        if "inconclusive" in verdicts:
-            counts.append(f"{verdicts.count('inconclusive')} inconclusive")
         parts = [f"# {self.experiment} ({self.preset})"]
-        parts.append(
-            f"{len(verdicts)} claims: {', '.join(counts) or 'none made'}. Took {self.seconds:.1f} s."
-        )
+        parts.append(self._verdict())
         parts += self.notes
         if self.claims:
             parts += ["## Claims", markdown_table([_claim_row(claim) for claim in self.claims])]
