@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 
 import numpy as np
-from jaxtyping import Float32
 
 from widelimit.training.data.streams import as_count
 
@@ -16,8 +15,8 @@ def check_array(name: str, array: np.ndarray, dtypes: tuple[type, ...], expected
     if not isinstance(array, np.ndarray) or array.dtype not in map(np.dtype, dtypes):
         got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(
-            f"{name} must be a NumPy array of {expected}; got {got}: convert it with numpy.asarray(..., "
-            "dtype)."
+            f"{name} must be a NumPy array of {expected}; got {got}: convert it with "
+            "numpy.asarray(..., dtype)."
         )
     if array.size == 0:
         raise ValueError(f"{name} must hold at least one sample and one feature; got shape {array.shape}.")
@@ -56,9 +55,9 @@ class Dataset:
     """
 
     name: str
-    train_inputs: Float32[np.ndarray, " P *features"]
+    train_inputs: np.ndarray
     train_targets: np.ndarray
-    test_inputs: Float32[np.ndarray, " P_test *features"]
+    test_inputs: np.ndarray
     test_targets: np.ndarray
     outputs: int
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float32, Float64, Integer
 
 from widelimit.training.data.dataset import Dataset
 from widelimit.training.data.streams import as_count
@@ -52,7 +52,7 @@ def standardise_features(
     return ((train - mean) * scale).astype(np.float32), ((test - mean) * scale).astype(np.float32)
 
 
-def encode_targets(labels: Int[np.ndarray, " P"], kind: TargetKind, classes: int) -> np.ndarray:
+def encode_targets(labels: Integer[np.ndarray, " P"], kind: TargetKind, classes: int) -> np.ndarray:
     """Returns labels as int32 [P], one-hot rows as float32 [P, K], or the signs -1 and +1 as float32 [P, 1].
 
     Args:
@@ -98,8 +98,8 @@ class Selection:
                 as_count(name, count, 1)
 
     def pick(
-        self, labels: Int[np.ndarray, " P"], classes: int
-    ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " kept"]]:
+        self, labels: Integer[np.ndarray, " P"], classes: int
+    ) -> tuple[Integer[np.ndarray, " kept"], Integer[np.ndarray, " kept"]]:
         """Returns the positions of the samples of the chosen classes, and their new labels."""
         if self.classes is None:
             return np.arange(len(labels)), labels
@@ -133,8 +133,8 @@ class Selection:
     def build(
         self,
         name: str,
-        train: tuple[Float32[np.ndarray, " P *features"], Int[np.ndarray, " P"]],
-        test: tuple[Float32[np.ndarray, " P_test *features"], Int[np.ndarray, " P_test"]],
+        train: tuple[Float32[np.ndarray, " P *features"], Integer[np.ndarray, " P"]],
+        test: tuple[Float32[np.ndarray, " P_test *features"], Integer[np.ndarray, " P_test"]],
         classes: int,
     ) -> Dataset:
         """Returns the dataset of what was picked and trimmed, with its labels written as asked."""

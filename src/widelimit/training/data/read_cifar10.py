@@ -54,8 +54,7 @@ def _read(path: Path) -> tuple[UInt8[np.ndarray, "n 32 32 3"], UInt8[np.ndarray,
         if raw.size == 0 or raw.size % (1 + _PIXELS):
             raise ValueError(
                 f"{path} must hold records of {1 + _PIXELS} bytes; got {raw.size} bytes: the file is "
-                "truncated "
-                "or of another format, copy or unpack it again."
+                "truncated or of another format, copy or unpack it again."
             )
         records = raw.reshape(-1, 1 + _PIXELS)
         labels, data = records[:, 0], records[:, 1:]

@@ -84,8 +84,7 @@ def split(
     if not 0 < held_out < samples:
         raise ValueError(
             "test_fraction must leave at least one sample on either side of the split; got "
-            f"{test_fraction!r} of "
-            f"{samples} samples."
+            f"{test_fraction!r} of {samples} samples."
         )
     order = permutation(seed, "split", samples)
     return order[: samples - held_out], order[samples - held_out :]

@@ -119,8 +119,9 @@ def single_index(
         Ben Arous, Gheissari and Jagannath, Online stochastic gradient descent on non-convex losses from
         high-dimensional inference (arXiv 2003.10409).
     """
-    weights = np.asarray(coefficients, np.float64)
-    if weights.ndim != 1 or not np.isfinite(weights).all() or not weights[1:].any():
+    weights = np.asarray(coefficients)
+    numbers = weights.dtype.kind in "fiu" and weights.ndim == 1 and np.isfinite(weights).all()
+    if not numbers or not weights[1:].any():
         raise ValueError(
             "coefficients must be finite numbers c_0, c_1, ... of which one beyond c_0 is not 0; got "
             f"{coefficients!r}."
