@@ -11,6 +11,12 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # read once, when the backen
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures are drawn to files; a machine may have no screen
 
 import jax  # noqa: E402  (the environment above must be set first)
+import jaxtyping  # noqa: E402
+
+import tests.shapes  # noqa: E402, F401  (the hook below finds it by name)
+
+# While tests run, functions of the package check the shapes they declare. Before the package is imported.
+jaxtyping.install_import_hook("widelimit", "tests.shapes.check_shapes")
 
 # Set here and not through the environment: a subprocess that a test starts must see what a user sees.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -20,6 +26,6 @@ jax.config.update("jax_enable_compilation_cache", False)
 # Scripts and helpers beside the tests hold no doctests and may need packages of an environment of their own.
 collect_ignore = [
     str(path)
-    for path in Path(__file__).parent.rglob("*.py")
+    for path in (Path(__file__).parent / "tests").rglob("*.py")
     if not path.name.startswith(("test_", "conftest"))
 ]
