@@ -11,9 +11,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
 
 import widelimit
+from tests.shapes import check_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "widelimit"
@@ -233,3 +236,19 @@ import widelimit
 print(*{name.split(".")[0] for name in set(sys.modules) - before})
 """
     assert not HEAVY & set(python(code).split())
+
+
+def test_declared_shapes_are_checked_while_testing():
+    """The import hook is at work, and leaves arguments that are no arrays to the package's own errors."""
+
+    labelled = importlib.import_module("widelimit.training.data.labelled")
+
+    @jaxtyping.jaxtyped(typechecker=check_shapes)
+    def trace(matrix: jaxtyping.Float64[np.ndarray, "n n"], name: str) -> str:
+        return f"{name}: {np.trace(matrix)}"
+
+    assert trace(np.eye(2), 3) == "3: 2.0"
+    with pytest.raises(jaxtyping.TypeCheckError, match="matrix"):
+        trace(np.ones((2, 3)), "wide")
+    with pytest.raises(jaxtyping.TypeCheckError, match="labels"):
+        labelled.encode_targets(np.zeros((2, 2), int), "labels", 2)
