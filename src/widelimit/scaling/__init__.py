@@ -11,6 +11,7 @@ from widelimit.scaling.parametrization import (
     to_absolute,
     to_relative,
 )
+from widelimit.scaling.probe import probe
 from widelimit.scaling.roles import Leaf, Role, leaf_from_axes, role_of
 from widelimit.scaling.rules import Rules, make_rules
 from widelimit.scaling.serialize import from_json, to_json
@@ -55,6 +56,7 @@ __all__ = [
     "mean_field",
     "mup",
     "ntk",
+    "probe",
     "role_of",
     "shift",
     "standard",
