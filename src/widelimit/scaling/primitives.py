@@ -22,8 +22,8 @@ ENTRYWISE = LINEAR | frozenset(
     "nextafter sign floor ceil round is_finite exp exp2 log log1p expm1 tanh sin cos tan asin acos atan "
     "sinh cosh asinh acosh atanh logistic sqrt rsqrt cbrt square abs integer_pow erf erfc erf_inv lgamma "
     "digamma complex cumsum cumprod cummax cummin cumlogsumexp sort rev population_count shift_left "
-    "shift_right_logical shift_right_arithmetic pmax pmin bitcast_convert_type reduce_window_max reduce_window_sum "
-    "reduce_window_min".split()
+    "shift_right_logical shift_right_arithmetic pmax pmin bitcast_convert_type reduce_window_max "
+    "reduce_window_sum reduce_window_min".split()
 )
 REDUCTIONS = frozenset(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split()
