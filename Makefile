@@ -1,7 +1,7 @@
 # Needs Python 3.11 or 3.12 and make; everything else goes into .venv. PYTHON=... picks the interpreter.
 PYTHON ?=
-# Pytest workers: one per core, as each mostly waits for a single-threaded compiler.
-WORKERS ?= auto
+# Pytest workers: one per core, as each mostly waits for a compiler that uses one.
+WORKERS ?= logical
 # For example: make run ARGS="--preset smoke", make test ARGS="tests/scaling -x".
 ARGS ?=
 
@@ -20,7 +20,7 @@ run: install
 	$(bin)/python -m experiments.lr_transfer $(ARGS)
 
 test: install
-	$(bin)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(bin)/python -m pytest -n $(WORKERS) --maxprocesses 8 $(ARGS)
 
 lint: install
 	$(bin)/ruff check .
