@@ -111,8 +111,10 @@ def _enter(ledger: Ledger, carry: Sequence[Value], settled: Sequence[Value]) -> 
 
 def _scan(ledger: Ledger, eqn: Any, ins: list[Value]) -> list[Value]:
     """A loop over the leading axis of its inputs: for a stack of layers, that axis belongs to no fan."""
-    params = eqn.params
-    body, consts, carries = params["jaxpr"], params["num_consts"], params["num_carry"]
+    body = eqn.params["jaxpr"]
+    program = getattr(body, "jaxpr", body)
+    carries = _same_rank(eqn.outvars, program.outvars)
+    consts = _same_rank(eqn.invars, program.invars) - carries
     fixed, carry = [_closed(value) for value in ins[:consts]], ins[consts : consts + carries]
     steps = []
     for value in ins[consts + carries :]:
@@ -130,6 +132,11 @@ def _scan(ledger: Ledger, eqn: Any, ins: list[Value]) -> list[Value]:
         lead = frozenset(label for label in leads if label[0] in value.leaves)
         stacks.append(value.like([lead, *value.dims]))
     return [*map(_closed, finals), *stacks]
+
+
+def _same_rank(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    """How many arrays a scan hands on whole; the others it slices along, or stacks to, a leading axis."""
+    return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in zip(outer, inner, strict=True))
 
 
 def _while(ledger: Ledger, eqn: Any, ins: list[Value]) -> list[Value]:
