@@ -1,4 +1,4 @@
-"""Ready optimizers: optax's, with one number per parameter wherever width enters (see also ``factored``)."""
+"""Ready optimizers: optax's, with one number per parameter wherever width enters (see also ``relative``)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from widelimit.optim.matching import check, is_number, map_with_rule, product, times
+from widelimit.optim.matching import check, is_number, map_with_rule, product, times, wider
 from widelimit.scaling import Rules
 
 
@@ -41,12 +41,12 @@ def global_norm(gradients: optax.Updates, rules: Rules) -> jax.Array:
     """
 
     def square(factor: Any, gradient: jax.Array) -> jax.Array:
-        wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
+        wide = gradient.astype(wider(gradient.dtype, jnp.float32))
         total = jnp.sum(jnp.real(wide * jnp.conj(wide)))
         return times(product(factor, factor), total)
 
     squares = jax.tree.leaves(map_with_rule(square, rules.gradient_norm, gradients))
-    wide = jnp.result_type(jnp.float32, *squares)
+    wide = wider(jnp.float32, *squares)
     return jnp.sqrt(sum((value.astype(wide) for value in squares), jnp.zeros([], wide)))
 
 

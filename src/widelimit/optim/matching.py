@@ -27,15 +27,19 @@ def _path(path: tuple[Any, ...]) -> str:
 
 
 def match(rule_tree: PyTree, tree: PyTree) -> list[Any]:
-    """Returns the rules' leaf for every leaf of ``tree``, None at a hole; by path if containers differ.
+    """Returns the rules' leaf for every leaf of ``tree`` (any, at a hole); by path if containers differ.
 
     Raises:
         ValueError: if a leaf has no rule, or a rule has no leaf, naming the first.
     """
-    if jax.tree.structure(rule_tree, is_leaf=is_hole) == jax.tree.structure(tree, is_leaf=is_hole):
+    structures: list[Any] = [jax.tree.structure(part, is_leaf=is_hole) for part in (rule_tree, tree)]
+    if structures[0] == structures[1]:
         return jax.tree.leaves(rule_tree, is_leaf=is_hole)
     rules = {_path(path): leaf for path, leaf in jax.tree.leaves_with_path(rule_tree)}
-    matched, holes = [], []
+    if structures[1].num_leaves == 0:
+        return []  # nothing to update: an empty model, or optax's placeholder for one
+    matched: list[Any] = []
+    holes: list[str] = []
     for keys, leaf in jax.tree.leaves_with_path(tree, is_leaf=is_hole):
         path = _path(keys)
         if is_hole(leaf):
@@ -62,17 +66,13 @@ def _mismatch(path: str, present: str, absent: str) -> str:
 def check(rules: Rules, params: PyTree) -> None:
     """Raises unless ``rules`` were made for ``params``: the same paths, the same shapes.
 
-    An empty tree passes: it is what ``optax.tree.map_params`` calls ``init`` with.
-
     Raises:
         ValueError: naming the first path that differs.
     """
-    if not jax.tree.leaves(params):
-        return
     leaves = jax.tree.unflatten(jax.tree.structure(rules.learning_rate), rules.leaves)
     matched = match(leaves, params)
     for leaf, param in zip(matched, jax.tree.leaves(params, is_leaf=is_hole), strict=True):
-        if leaf is not None and np.shape(param) != leaf.shape:
+        if not is_hole(param) and np.shape(param) != leaf.shape:
             raise ValueError(
                 f"the rules were made for {leaf.path!r} of shape {leaf.shape}, but that parameter has shape "
                 f"{np.shape(param)}; make rules at this width (for stacked models, call init inside vmap)."
@@ -107,6 +107,17 @@ def product(x: Any, y: Any) -> Any:
     if is_number(x) or is_number(y):
         return x * y
     return x * jnp.asarray(y, dtype=jnp.result_type(x))
+
+
+def cast(number: Any, like: jax.Array) -> Any:
+    """Gives an array the dtype of another; plain numbers adapt by themselves."""
+    return float(number) if is_number(number) else jnp.asarray(number, dtype=like.dtype)
+
+
+def wider(*dtypes: Any) -> Any:
+    """Returns the dtype that holds all of these, also where promotion is strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
 
 
 def require_family(rules: Rules, alias: str, family: str) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from widelimit.optim.matching import is_number
+from widelimit.optim.matching import cast, is_number, wider
 
 
 def scale_by_adam(
@@ -24,9 +24,10 @@ def scale_by_adam(
 ) -> optax.GradientTransformation:
     r"""Adam's direction, also with an epsilon of exactly zero.
 
-    ``m / (sqrt(v + eps_root) + eps)`` of the bias-corrected moments. For a positive epsilon this is
-    ``optax.scale_by_adam``. Where the denominator is 0 the result is ``sign(m)``: 0 where no gradient ever
-    came, and the limit of the ratio where ``g^2`` underflowed. A gradient that is not a number stays one.
+    ``m / (sqrt(v + eps_root) + eps)`` of the bias-corrected moments; with a positive epsilon the same numbers
+    as ``optax.scale_by_adam``. Where the denominator is 0 the result is ``sign(m)``: 0 where no
+    gradient ever came, and the limit of the ratio where ``g^2`` underflowed. A gradient that is not a number
+    stays one. Unlike optax's it also runs under strict dtype promotion.
 
     Args:
         b1: decay rate of the first moment.
@@ -52,12 +53,11 @@ def scale_by_adam(
     for name, value in (("eps", eps), ("eps_root", eps_root)):
         if is_number(value) and not value >= 0:  # type: ignore[operator]
             raise ValueError(f"{name} must be zero or positive; got {value}.")
-    if is_number(eps) and is_number(eps_root) and eps + eps_root > 0:  # type: ignore[operator]
-        return optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    positive = is_number(eps) and is_number(eps_root) and eps + eps_root > 0  # type: ignore[operator]
 
     def ratio(m: jax.Array, v: jax.Array) -> jax.Array:
-        denominator = (jnp.sqrt(v + _cast(eps_root, v)) + _cast(eps, v)).astype(m.dtype)
-        return jnp.where(denominator == 0, jnp.sign(m), m / denominator)
+        denominator = jnp.sqrt(v + cast(eps_root, v)) + cast(eps, v)
+        return m / denominator if positive else jnp.where(denominator == 0, jnp.sign(m), m / denominator)
 
     return _moments(b1, b2, mu_dtype, nesterov, ratio)
 
@@ -95,20 +95,15 @@ def scale_by_adam_atan2(
     """
 
     def angle(m: jax.Array, v: jax.Array) -> jax.Array:
-        return _cast(a, m) * jnp.arctan2(m, _cast(b, m) * jnp.sqrt(v).astype(m.dtype))
+        return cast(a, m) * jnp.arctan2(m, cast(b, m) * jnp.sqrt(v))
 
     return _moments(b1, b2, mu_dtype, False, angle)
-
-
-def _cast(number: Any, like: jax.Array) -> Any:
-    """Gives an array the dtype of another; plain numbers adapt by themselves."""
-    return number if is_number(number) else jnp.asarray(number, like.dtype)
 
 
 def _moments(
     b1: Any, b2: Any, mu_dtype: Any, nesterov: bool, combine: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> optax.GradientTransformation:
-    """Runs Adam's two moments, operation by operation as optax does; the direction is ``combine(m, v)``."""
+    """Runs Adam's two moments, rounding as optax does; the direction is ``combine(m, v)``."""
 
     def init_fn(params: optax.Params) -> optax.ScaleByAdamState:
         return optax.ScaleByAdamState(
@@ -117,24 +112,34 @@ def _moments(
             nu=optax.tree.zeros_like(params),
         )
 
-    def update_fn(
-        updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+    def update_fn(updates: optax.Updates, state: optax.ScaleByAdamState, params: Any = None) -> Any:
         del params
-        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
-        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         count = optax.safe_increment(state.count)
-        if nesterov:
-            mu_hat = jax.tree.map(
-                lambda m, g: b1 * m + (1 - b1) * g,
-                optax.tree.bias_correction(mu, b1, optax.safe_increment(count)),
-                optax.tree.bias_correction(updates, b1, count),
-            )
-        else:
-            mu_hat = optax.tree.bias_correction(mu, b1, count)
-        directions = jax.tree.map(combine, mu_hat, optax.tree.bias_correction(nu, b2, count))
-        return directions, optax.ScaleByAdamState(
-            count=count, mu=optax.tree.cast(mu, mu_dtype), nu=optax.tree.cast_like(nu, state.nu)
-        )
+        # One scalar each for all parameters, as in optax: where it is computed decides the last bit.
+        mass1, mass2 = _mass(b1, count), _mass(b2, count)
+        ahead = _mass(b1, optax.safe_increment(count)) if nesterov else mass1
+
+        def average(decay: Any, old: jax.Array, new: jax.Array) -> jax.Array:
+            dtype = wider(old.dtype, new.dtype)
+            decay = cast(decay, jnp.zeros((), dtype))
+            return (1 - decay) * new.astype(dtype) + decay * old.astype(dtype)
+
+        def direction(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+            m_hat = m / mass1.astype(m.dtype)
+            if nesterov:
+                m_hat = average(b1, m / ahead.astype(m.dtype), g / mass1.astype(g.dtype))
+            v_hat = v / mass2.astype(v.dtype)
+            return combine(m_hat, v_hat.astype(m_hat.dtype)).astype(g.dtype)
+
+        mu = jax.tree.map(lambda g, m: average(b1, m, g), updates, state.mu)
+        nu = jax.tree.map(lambda g, v: average(b2, v, jnp.real(g * jnp.conj(g))), updates, state.nu)
+        directions = jax.tree.map(direction, updates, mu, nu)
+        mu, nu = (optax.tree.cast_like(new, old) for new, old in ((mu, state.mu), (nu, state.nu)))
+        return directions, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _mass(decay: Any, count: jax.Array) -> jax.Array:
+    """Returns the weight of ``count`` steps in a moment started at zero; an integer power, as optax takes."""
+    return 1 - jax.lax.pow(jnp.asarray(decay, float), count)
