@@ -17,20 +17,9 @@ from tests.optim.support import ALIASES, arrays, gradients, neutral, train, trai
 DECAYS = ("coupled", "undone", "independent", "sqrt_width")
 EVERY = pytest.mark.parametrize("name", ALIASES)
 # One of each function, for the tests that compile large programs.
-EACH = pytest.mark.parametrize(
-    "name", ["nesterov", "adam", "adamw", "adam_atan2", "lion", "adafactor_momentum"]
-)
-
-
-@functools.cache
-def program(name):
-    """One compiled training run per alias: learning rate and rules are arguments, so tests share it."""
-    alias = ALIASES[name]
-
-    def run(params, rows, learning_rate, rules):
-        return train(alias.ours(learning_rate, rules, **alias.options), params, rows)
-
-    return jax.jit(run)
+FUNCTIONS = ("nesterov", "adam", "adamw", "adam_atan2", "lion", "adafactor_momentum")
+EACH = pytest.mark.parametrize("name", FUNCTIONS)
+RATES = (0.01, 0.1, 0.3)
 
 
 def same(tree, other):
@@ -41,27 +30,40 @@ def close(tree, other, rtol=1e-5):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-7), tree, other)
 
 
+@functools.cache
+def neutral_runs():
+    """Trains every alias with neutral rules and with optax, in one program each: {name: path} twice."""
+
+    def optimizer(alias, ours):
+        decay = 0.1 if alias.family != "sgd" and alias.decays else 0.0
+        if ours:
+            rules = neutral(alias.family, "independent" if alias.family == "adafactor" else "coupled")
+            return alias.ours(0.05, rules, **alias.options, **({"weight_decay": decay} if decay else {}))
+        keyword = "weight_decay_rate" if alias.family == "adafactor" else "weight_decay"
+        return alias.theirs(0.05, **alias.options, **({keyword: decay} if decay else {}))
+
+    def run(ours, rows):
+        rows_without_zeros = jax.tree.map(lambda g: jnp.where(g == 0, 1e-3, g), rows)  # 0/0 is nan in optax
+        return {
+            name: train(optimizer(alias, ours), arrays(9), rows_without_zeros if name == "adamw0" else rows)[
+                0
+            ]
+            for name, alias in ALIASES.items()
+            if alias.theirs
+        }
+
+    ours = jax.jit(functools.partial(run, True))(gradients())
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it, ours does not
+        return ours, jax.jit(functools.partial(run, False))(gradients())
+
+
 @pytest.mark.parametrize("name", [name for name, alias in ALIASES.items() if alias.theirs])
 def test_neutral_rules_are_optax_bit_for_bit(name):
     """At the base width nothing may differ, not even a rounding: a proxy run is an ordinary run."""
-    alias = ALIASES[name]
-    decay = {"weight_decay": 0.1} if alias.decays and alias.family == "adam" else {}
-    rules = neutral(alias.family)
-    ours = alias.ours(0.05, rules, **alias.options, **decay)
-    if alias.family == "adafactor":
-        decay = {"weight_decay_rate": 0.1}
-        rules = neutral(alias.family, "independent")  # what optax's own adafactor does
-        ours = alias.ours(0.05, rules, **alias.options, weight_decay=0.1)
-    theirs = alias.theirs(0.05, **alias.options, **decay)
-    rows = gradients()
-    if name == "adamw0":  # optax's result at 0/0 is not a number
-        rows = jax.tree.map(lambda g: np.where(g == 0, np.float32(1e-3), g), rows)
-    path, _ = jax.jit(functools.partial(train, ours))(arrays(9), rows)
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it, ours does not
-        expected, _ = jax.jit(functools.partial(train, theirs))(arrays(9), rows)
+    ours, theirs = (runs[name] for runs in neutral_runs())
     # Without an epsilon the program differs by a selection, which is enough to move the last bit.
-    (close if name == "adamw0" else same)(path, expected)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(path))
+    (close if name == "adamw0" else same)(ours, theirs)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ours))
 
 
 @pytest.mark.parametrize("decay", DECAYS)
@@ -112,55 +114,78 @@ def rules_per_parameter(rules, name):
         }
 
 
+@functools.cache
+def runs():
+    """Trains each function at several rates: side by side by vmap, one by one, and on 8 devices."""
+
+    def run(learning_rate, rules, params, rows):
+        optimizers = {
+            name: ALIASES[name].ours(learning_rate, rules[name], **ALIASES[name].options)
+            for name in FUNCTIONS
+        }
+        return {name: train(optimizer, params, rows) for name, optimizer in optimizers.items()}
+
+    rules = {name: uneven(ALIASES[name].family) for name in FUNCTIONS}
+    compiled = jax.jit(run)
+    together = jax.jit(jax.vmap(run, in_axes=(0, None, None, None)))(
+        jnp.array(RATES), rules, arrays(9), gradients()
+    )
+    alone = [compiled(jnp.float32(rate), rules, arrays(9), gradients()) for rate in RATES]
+    return together, alone
+
+
 @EACH
 def test_learning_rates_run_side_by_side(name):
-    """vmap over the learning rate gives what separate runs give; rules may be arguments of the program."""
-    alias = ALIASES[name]
-    rules = uneven(alias.family)
-    rates = jnp.array([0.01, 0.1, 0.3])
-    together, _ = jax.jit(jax.vmap(program(name), in_axes=(None, None, 0, None)))(
-        arrays(9), gradients(), rates, rules
-    )
-    for index, rate in enumerate(rates):
-        alone, _ = program(name)(arrays(9), gradients(), rate, rules)
-        close(jax.tree.map(lambda leaf, i=index: leaf[i], together), alone, rtol=1e-4)
+    """vmap over the learning rate gives what separate runs give; rules are arguments of the program."""
+    together, alone = runs()
+    for index in range(len(RATES)):
+        close(jax.tree.map(lambda leaf, i=index: leaf[i], together[name]), alone[index][name], rtol=1e-4)
 
 
 @EACH
 def test_constants_and_arguments_give_the_same_steps(name):
     """Plain numbers, folded into the program, and traced scalars, shared by all parametrizations, agree."""
     alias = ALIASES[name]
-    rules = uneven(alias.family)
-    traced, _ = program(name)(arrays(9), gradients(), jnp.float32(0.1), rules)
-    close(train_eagerly(alias.ours(0.1, rules, **alias.options), arrays(9), gradients()), traced, rtol=1e-4)
+    path = train_eagerly(alias.ours(RATES[1], uneven(alias.family), **alias.options), arrays(9), gradients())
+    close(path, runs()[1][1][name][0], rtol=1e-4)
 
 
-@EACH
-def test_state_is_sharded_like_the_parameters(name):
-    """On 8 devices moments live where their parameters live, and the numbers are those of one device."""
-    alias = ALIASES[name]
-    mesh = jax.make_mesh((8,), ("model",))
-    specs = {
-        "hidden": {"kernel": PartitionSpec("model", None)},
-        "input": {"bias": PartitionSpec("model"), "kernel": PartitionSpec(None, "model")},
-        "output": {"kernel": PartitionSpec("model", None)},
-    }
+@functools.cache
+def sharded_runs(kind):
+    """One step of each function with parameters spread over 8 devices: {name: (before, state, updates, after)}."""
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(kind,))
+    axes = {"hidden": {"kernel": ("model",)}, "input": {"bias": ("model",), "kernel": (None, "model")}}
+    axes["output"] = {"kernel": ("model",)}
     shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+        lambda names: NamedSharding(mesh, PartitionSpec(*names)), axes, is_leaf=lambda x: isinstance(x, tuple)
     )
     params = jax.tree.map(jax.device_put, arrays(9), shardings)
-    optimizer = alias.ours(0.1, uneven(alias.family), **alias.options)
-    state = optimizer.init(params)
-    shapes = {leaf.shape: leaf.sharding for leaf in jax.tree.leaves(params)}
-    for leaf in jax.tree.leaves(state):
-        if leaf.shape in shapes:  # (8,) is also a factored row, replicated or not
-            assert leaf.ndim < 2 or leaf.sharding.is_equivalent_to(shapes[leaf.shape], leaf.ndim)
     row = jax.tree.map(lambda g, s: jax.device_put(g[0], s), gradients(), shardings)
-    updates, state = jax.jit(optimizer.update)(row, state, params)
-    for update, param in zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True):
-        assert update.sharding.is_equivalent_to(param.sharding, param.ndim)
-    expected, _ = program(name)(arrays(9), gradients(), jnp.float32(0.1), uneven(alias.family))
-    close(optax.apply_updates(params, updates), jax.tree.map(lambda leaf: leaf[0], expected), rtol=1e-4)
+    optimizers = {
+        name: ALIASES[name].ours(RATES[1], uneven(ALIASES[name].family), **ALIASES[name].options)
+        for name in FUNCTIONS
+    }
+    states = {name: optimizer.init(params) for name, optimizer in optimizers.items()}
+
+    @jax.jit
+    def step(states):
+        results = {name: optimizers[name].update(row, states[name], params) for name in FUNCTIONS}
+        return {name: (optax.apply_updates(params, u), s) for name, (u, s) in results.items()}
+
+    return params, states, step(states)
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit], ids=str)
+@EACH
+def test_state_is_sharded_like_the_parameters(name, kind):
+    """On 8 devices moments live where their parameters live, and the numbers are those of one device."""
+    params, states, results = sharded_runs(kind)
+    placed = {leaf.shape: leaf.sharding for leaf in jax.tree.leaves(params)}
+    after, state = results[name]
+    for leaf in (*jax.tree.leaves(states[name]), *jax.tree.leaves(state), *jax.tree.leaves(after)):
+        if leaf.ndim == 2:  # a moment; vectors may be factored rows, which have no counterpart
+            assert leaf.sharding.is_equivalent_to(placed[leaf.shape], leaf.ndim)
+    close(after, jax.tree.map(lambda leaf: leaf[0], runs()[1][1][name][0]), rtol=1e-4)
 
 
 @EVERY

@@ -35,7 +35,7 @@ OPTIMIZERS = {
 
 
 def effective(table, family, decay, build, max_norm):
-    """Trains raw weights on a loss of the effective weights; returns the path of the latter, and the norms."""
+    """Trains raw weights on a loss of the effective ones; returns the path of the latter, and the norms."""
     rules = make_rules(LEAVES, mup(table=table), family, weight_decay=decay)
     optimizer = optax.chain(optim.clip_by_global_norm(max_norm, rules), build(rules))
     generator = np.random.default_rng(0)

@@ -24,7 +24,7 @@ def first(transform, gradient):
 
 @pytest.mark.parametrize("eps", [0.0, np.float32(0.0), jnp.float32(0.0)], ids=["float", "numpy", "array"])
 def test_epsilon_zero(eps):
-    """0/0 is 0: no gradient, no step; where g^2 underflows the sign is left; broken gradients are not hidden."""
+    """0/0 is 0: no gradient, no step; where g^2 underflows the sign is left; nan is not hidden."""
     result = first(optim.scale_by_adam(eps=eps), [0.0, -0.0, 1e-30, -1e-30, 3.0, math.nan, math.inf])
     np.testing.assert_allclose(result[:5], [0.0, 0.0, 1.0, -1.0, 1.0], rtol=1e-5)
     assert np.isnan(result[5:]).all()
