@@ -106,11 +106,11 @@ class ConvNet(nn.Module):
     config: ConvConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch outputs"]:
+    def __call__(self, x: Float[Array, "*batch height width inputs"]) -> Float[Array, "*batch outputs"]:
         """Returns the outputs."""
         phi, parametrization = activation(self.config.activation), self.config.parametrization
         (first, shape), *rest, (last, readout) = self.config.layers().items()
         x = phi(Conv(shape, parametrization, self.config.dtype, name=first)(x))
         for name, shape in rest:
             x = phi(Conv(shape, parametrization, self.config.dtype, self.config.stride, name=name)(x))
-        return Dense(readout, parametrization, self.config.dtype, name=last)(x.mean((1, 2)))
+        return Dense(readout, parametrization, self.config.dtype, name=last)(x.mean((-3, -2)))

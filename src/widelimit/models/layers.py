@@ -153,18 +153,24 @@ class Conv(_Layer):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width inputs"]
-    ) -> Float[Array, "batch up across outputs"]:
+        self, x: Float[Array, "*batch height width inputs"]
+    ) -> Float[Array, "*batch up across outputs"]:
         """Applies the layer."""
-        if x.ndim != 4 or len(self.shape.window) != 2:
+        if x.ndim < 3 or len(self.shape.window) != 2:
             raise ValueError(
-                f"a convolution needs images (batch, height, width, channels) and a window of 2 sizes; "
+                "a convolution needs images (..., height, width, channels) and a window of 2 sizes; "
                 f"got inputs of shape {x.shape} and window {self.shape.window}."
             )
 
         def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
-            return jax.lax.conv_general_dilated(
-                images, kernel, (self.stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            *batch, height, width, channels = images.shape
+            y = jax.lax.conv_general_dilated(
+                images.reshape(-1, height, width, channels),
+                kernel,
+                (self.stride,) * 2,
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
+            return y.reshape(*batch, *y.shape[1:])
 
         return self._forward(x, convolve)
