@@ -38,6 +38,13 @@ def test_examples_run(page, tmp_path, monkeypatch):
     run(str(page), page.read_text())
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """Every relative link names a file of the repository."""
+    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text())
+    assert not [target for target in targets if not (page.parent / target).exists()]
+
+
 def test_a_wrong_example_is_found():
     """The runner above fails on a wrong output, and lets later blocks use the names of earlier ones."""
     run("right.md", "```python\nx = 2\n```\ntext\n```python\n>>> x + 1\n3\n```\n")
