@@ -56,13 +56,13 @@ def optimizer(name: str, multiple: int, model: MLP) -> torch.optim.Optimizer:
     hp = problem.OPTIMIZERS[name]
     if "eps" not in hp:
         return mup.MuSGD(model.parameters(), lr=hp["learning_rate"], momentum=hp.get("momentum", 0.0))
-    common = {
-        "lr": hp["learning_rate"],
-        "betas": (hp["b1"], hp["b2"]),
-        "eps": hp["eps"] / (multiple if hp["scale_eps"] else 1),
-    }
+    common = {"lr": hp["learning_rate"], "betas": (hp["b1"], hp["b2"]), "eps": hp["eps"]}
     if "weight_decay" in hp:
         return mup.MuAdamW(model.parameters(), weight_decay=hp["weight_decay"], **common)
+    if hp["scale_eps"]:
+        wide = [parameter for name, parameter in model.named_parameters() if name != "readout.bias"]
+        fixed = [parameter for name, parameter in model.named_parameters() if name == "readout.bias"]
+        return mup.MuAdam([{"params": wide, "eps": hp["eps"] / multiple}, {"params": fixed}], **common)
     return mup.MuAdam(model.parameters(), **common)
 
 

@@ -15,8 +15,9 @@ LAYERS = ("input", "hidden", "readout")
 SEED = 20220303
 
 # Well away from the stability edge, and yet every rule must matter. ``eps`` is the epsilon at the base width.
-# microsoft/mup leaves epsilon alone; where ``scale_eps`` is true it is handed eps / multiple instead: what
-# scaling it by hand would do, with an epsilon as large as the gradients, so that it matters.
+# microsoft/mup leaves epsilon alone; where ``scale_eps`` is true it is scaled by hand: eps / multiple for
+# every parameter whose gradient falls like 1 / width, which is all but the readout's bias. That epsilon is as
+# large as the gradients, so that it matters.
 OPTIMIZERS: dict[str, dict[str, float | bool]] = {
     "sgd": {"learning_rate": 0.1},
     "momentum": {"learning_rate": 0.02, "momentum": 0.9},
