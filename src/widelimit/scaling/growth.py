@@ -85,10 +85,11 @@ def _abstract(init: Callable[[int], Any], width: int) -> Any:
     try:
         return jax.eval_shape(lambda: init(width))
     except TypeError as error:
-        error.add_note(
-            f"probe ran init({width}) on abstract arrays. init must return arrays and nothing else: filter "
-            "other leaves out, as in equinox.filter(model, equinox.is_array) or flax.nnx.state(model)."
-        )
+        if "valid JAX type" in str(error):
+            error.add_note(
+                "probe needs init to return arrays and nothing else: filter other leaves out, as in "
+                "equinox.filter(model, equinox.is_array) or flax.nnx.state(model, flax.nnx.Param)."
+            )
         raise
 
 

@@ -72,9 +72,9 @@ def settle(path: str, entry: Entry, growing: Sequence[bool], traced: Contraction
         axes = tuple(sorted({axis % rank for axis in entry}))
         shared = tuple(axis for axis in traced.shared if axis not in axes)
         return Contraction(axes, shared, traced.tied and role_of(growing, axes) is Role.INPUT)
-    free = tuple(grows and axis not in traced.shared for axis, grows in enumerate(growing))
-    if traced.doubt is None and role_of(free, traced.contracted) is entry:
-        return traced
+    summed = role_of(growing, traced.contracted) in (Role.HIDDEN, Role.OUTPUT)
+    if traced.doubt is None and summed == (entry in (Role.HIDDEN, Role.OUTPUT)):
+        return dataclasses.replace(traced, tied=traced.tied and entry is Role.INPUT)
     if entry is Role.HIDDEN:
         raise ValueError(
             f"overrides for {path}: Role.HIDDEN does not say which axes are contracted and the trace does "

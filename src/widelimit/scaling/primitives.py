@@ -13,7 +13,7 @@ Rule = Callable[[Ledger, Any, Sequence[Value]], Value]
 
 LINEAR = frozenset(
     "neg convert_element_type copy copy_p reduce_precision optimization_barrier name sharding_constraint "
-    "stop_gradient pvary pcast device_put real imag conj layout_constraint psum psum_invariant all_gather "
+    "stop_gradient pvary pcast device_put real imag conj layout_constraint "
     "all_reduce mul div select_n".split()
 )
 ADDITIVE = frozenset("add sub add_any select_n".split())
@@ -22,7 +22,7 @@ ENTRYWISE = LINEAR | frozenset(
     "nextafter sign floor ceil round is_finite exp exp2 log log1p expm1 tanh sin cos tan asin acos atan "
     "sinh cosh asinh acosh atanh logistic sqrt rsqrt cbrt square abs integer_pow erf erfc erf_inv lgamma "
     "digamma complex cumsum cumprod cummax cummin cumlogsumexp sort rev population_count shift_left "
-    "shift_right_logical shift_right_arithmetic pmax pmin bitcast_convert_type reduce_window_max "
+    "shift_right_logical shift_right_arithmetic bitcast_convert_type reduce_window_max "
     "reduce_window_sum reduce_window_min".split()
 )
 REDUCTIONS = frozenset(

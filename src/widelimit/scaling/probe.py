@@ -101,7 +101,12 @@ def _uses(
         def forward(params: Any, inputs: Any) -> Any:
             return apply(grown.traceable, params, inputs)
 
-        return contractions(forward, grown.tree, example, grown.growing, sources)
+        try:
+            return contractions(forward, grown.tree, example, grown.growing, sources)
+        except TypeError as error:
+            if isinstance(error, jax.errors.ConcretizationTypeError) or "valid JAX type" in str(error):
+                error.add_note("probe traces every leaf of example; keep flags and the like inside apply.")
+            raise
 
     found = trace(())
     sources = [number for number, entry in entries.items() if is_source(entry, grown.growing[number])]

@@ -65,13 +65,25 @@ def _operation(ledger: Ledger, eqn: Any, ins: list[Value]) -> list[Value]:
         program = getattr(inner[0], "jaxpr", inner[0])
         if len(program.invars) == len(ins) and len(program.outvars) == len(eqn.outvars):
             return walk(ledger, inner[0], ins)
+    outs: list[Value] = []
     if name in ONE_TO_ONE and len(ins) == len(eqn.outvars):
-        return [value.like(value.dims) for value in ins]
-    if name == "split":
-        return [ins[0].like(ins[0].dims) for _ in eqn.outvars]
-    if name in RULES and len(eqn.outvars) == 1:
-        return [RULES[name](ledger, eqn, ins)]
-    return unknown(ledger, eqn, ins)
+        outs = [_collected(eqn, value) for value in ins]
+    elif name == "split":
+        outs = [ins[0].like(ins[0].dims) for _ in eqn.outvars]
+    elif name in RULES and len(eqn.outvars) == 1:
+        outs = [RULES[name](ledger, eqn, ins)]
+    ranks = [len(_constant(out).dims) for out in eqn.outvars]
+    return outs if [len(out.dims) for out in outs] == ranks else unknown(ledger, eqn, ins)
+
+
+def _collected(eqn: Any, value: Value) -> Value:
+    """One array of a collective; one over a mapped axis has become a sum over an axis of the array."""
+    gone = {axis for axis in eqn.params.get("axes", ()) if isinstance(axis, int)}
+    if not gone:
+        return value.like(value.dims)
+    kept = [labels for axis, labels in enumerate(value.dims) if axis not in gone]
+    lost = NONE.union(*(value.dims[axis] for axis in gone))
+    return replace(value.like(kept), reduced=value.reduced | lost, products=frozenset())
 
 
 def _closed(value: Value) -> Value:
