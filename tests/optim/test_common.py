@@ -152,7 +152,7 @@ def test_constants_and_arguments_give_the_same_steps(name):
 
 @functools.cache
 def sharded_runs(kind):
-    """One step of each function with parameters spread over 8 devices: {name: (before, state, updates, after)}."""
+    """One step of each function with parameters spread over 8 devices: params, states, {name: results}."""
     mesh = jax.make_mesh((8,), ("model",), axis_types=(kind,))
     axes = {"hidden": {"kernel": ("model",)}, "input": {"bias": ("model",), "kernel": (None, "model")}}
     axes["output"] = {"kernel": ("model",)}

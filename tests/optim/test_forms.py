@@ -60,7 +60,7 @@ def effective(table, family, decay, build, max_norm):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_forms_agree(name):
-    """The symmetry moves a factor between weight, multiplier, rate and epsilon: nothing trained may notice."""
+    """The symmetry moves factors between weight, multiplier, rate and epsilon: training may not notice."""
     with jax.enable_x64(True):
         path, norms = effective(3, *OPTIMIZERS[name], max_norm=1.0)
         assert norms[0] > 1.0  # the clip acts

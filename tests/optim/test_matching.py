@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from flax.core import freeze
 
 from tests.optim.support import ALIASES, arrays, neutral, uneven
 from widelimit import optim
+from widelimit.scaling import leaf_from_axes, make_rules, mup
 
 PARTS = {
     "scale_by_layer": optim.scale_by_layer,
@@ -63,6 +66,34 @@ def test_containers_may_differ():
     result, _ = transform.update(freeze(updates), transform.init(freeze(updates)))
     assert isinstance(result, type(freeze({})))
     jax.tree.map(np.testing.assert_array_equal, result.unfreeze(), expected)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor_momentum"])
+def test_nnx_models_train_in_place(name):
+    """nnx.Optimizer calls init with variables and update with their arrays; one set of rules serves both."""
+    alias = ALIASES[name]
+    model = nnx.Linear(3, 8, rngs=nnx.Rngs(0))
+    width = {"width": Fraction(4), "base_width": 2}
+    leaves = {
+        "bias": leaf_from_axes("bias", (8,), (2,), contracted=(), **width),
+        "kernel": leaf_from_axes("kernel", (3, 8), (3, 2), contracted=(0,), **width),
+    }
+    facts = jax.tree.unflatten(jax.tree.structure(nnx.state(model, nnx.Param)), list(leaves.values()))
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    gradients = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
+    for tree in (facts, leaves):
+        rules = make_rules(tree, mup(), alias.family)
+        optimizer = nnx.Optimizer(model, alias.ours(0.1, rules, **alias.options), wrt=nnx.Param)
+        optimizer.update(model, gradients)
+    plain = alias.ours(0.1, rules, **alias.options)
+    for _ in range(2):  # each optimizer above took a first step
+        updates, _ = plain.update(jax.tree.map(jnp.ones_like, before), plain.init(before), before)
+        before = optax.apply_updates(before, updates)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        nnx.to_pure_dict(nnx.state(model, nnx.Param)),
+        before,
+    )
 
 
 @pytest.mark.parametrize("hole", [None, optax.MaskedNode()], ids=["None", "MaskedNode"])

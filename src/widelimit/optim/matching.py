@@ -22,7 +22,13 @@ def is_hole(node: object) -> bool:
 
 
 def _path(path: tuple[Any, ...]) -> str:
-    """Names a place in a tree the way ``Leaf.path`` does; the root itself has no name."""
+    """Names a place in a tree the way ``Leaf.path`` does; the root itself has no name.
+
+    An NNX variable holds its array as ``.value``, and ``nnx.Optimizer`` passes variables to ``init`` and bare
+    arrays to ``update``: one name for both.
+    """
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
 
 
