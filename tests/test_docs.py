@@ -28,7 +28,7 @@ def run(page: str, text: str) -> None:
             doctest.DebugRunner(optionflags=OPTIONS).run(example, clear_globs=False)
             names = example.globs
         else:
-            exec(compile("\n" * line + code, page, "exec"), names)
+            exec(compile("\n" * line + code, page, "exec", dont_inherit=True), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

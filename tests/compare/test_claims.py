@@ -108,7 +108,7 @@ def test_report_shows_verdicts_reasons_figures_and_tables():
     text = Summary(
         "e", "full", 2.0, claims, {"t": [{"x": 1.0}]}, {"f.png": "A figure."}, ["A note."]
     ).to_markdown()
-    assert "3 claims: 1 hold, 1 fail, 1 inconclusive. Took 2.0 s." in text
+    assert "3 claims: 1 holds, 1 fails, 1 inconclusive. Took 2.0 s." in text
     assert r"| a\|b | q | 0 | 0.0301 | 0.04 | 0.15 | holds |" in text and "**fails**" in text
     assert text.count("Trials scatter by 0.1.") == 1 and "![A figure.](f.png)" in text and "A note." in text
     assert "### t\n\n| x |\n| ---: |\n| 1 |" in text
@@ -120,3 +120,13 @@ def test_tables_align_numbers_and_survive_gaps():
     text = markdown_table([{"name": "a", "x": np.float32(0.5)}, {"name": "b", "y": math.nan}])
     assert text.splitlines()[1:] == ["| --- | ---: | ---: |", "| a | 0.5 | – |", "| b | – | – |"]
     assert markdown_table([]) == "(empty)"
+
+
+def test_terminal_shows_each_claim_on_a_line():
+    """Verdict, measurement, prediction and its kind; numbers that do not exist are shown as such."""
+    claims = [Claim("a", "q", 1.0, 1.02, 0.01, 0.1), Claim("b", "q", 0.0, math.nan, 0.1, 0.5, "at_most")]
+    assert Summary("e", "smoke", 3.0, claims, {}).to_text().splitlines() == [
+        "holds         a: 1.02 +- 0.01 (predicted 1 within 0.1)",
+        "inconclusive  b: nan +- 0.1 (predicted at most 0 within 0.5)",
+        "2 claims: 1 holds, 1 inconclusive. Took 3.0 s.",
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from widelimit.compare import fit_exponent
+from widelimit.compare import family_quantile, fit_exponent
 
 WIDTHS = np.array([32, 64, 128, 256, 512])
 
@@ -43,6 +43,37 @@ def test_error_bars_cover():
         for i, (quantile, stderr) in enumerate(((2.776, law.stderr_seeds), (3.182, law.stderr_residual))):
             hits[i] += abs(law.exponent - 0.25) < quantile * stderr
     assert (np.abs(hits / 400 - 0.95) < 3.5 * np.sqrt(0.95 * 0.05 / 400)).all(), hits / 400
+
+
+@pytest.mark.parametrize(("seeds", "quantile_of"), [(3, 0.95), (5, 0.99)])
+def test_widths_apart_give_more_degrees_of_freedom(seeds, quantile_of):
+    """Independent widths: more degrees of freedom, smaller quantiles, and still the promised coverage."""
+    rng, hits, degrees = np.random.default_rng(3), 0, []
+    for _ in range(400):
+        law = fit_exponent(WIDTHS, noisy(0.25, 0.2, seeds, rng), paired=False, resamples=200)
+        hits += abs(law.exponent - 0.25) < family_quantile(1, 1 - quantile_of, law.degrees) * law.stderr
+        degrees.append(law.degrees)
+    assert np.mean(degrees) > 1.7 * (seeds - 1) and max(degrees) <= 5 * (seeds - 1) + 1e-9
+    sigma = np.sqrt(quantile_of * (1 - quantile_of) / 400)
+    assert abs(hits / 400 - quantile_of) < 4.0 * sigma + 0.01, hits / 400
+
+
+def test_widths_apart_agree_with_welch():
+    """The standard error is that of a weighted sum of independent means, the degrees Satterthwaite's."""
+    values = noisy(0.0, 0.3, 4, np.random.default_rng(4))
+    law = fit_exponent(WIDTHS, values, paired=False, resamples=20000)
+    x = np.log2(WIDTHS) - np.log2(WIDTHS).mean()
+    parts = (x / (x @ x)) ** 2 * np.log2(values).var(axis=0, ddof=1) / 4
+    np.testing.assert_allclose(law.stderr, np.sqrt(parts.sum()), rtol=0.03)
+    np.testing.assert_allclose(law.degrees, 3 * parts.sum() ** 2 / (parts**2).sum(), rtol=0.05)
+
+
+def test_what_shifts_all_widths_alike_is_no_noise_of_the_slope():
+    """A seed's common factor leaves a paired error bar at zero; apart, it counts (cautious)."""
+    values = np.outer([1.0, 2.0, 4.0], WIDTHS**0.5)
+    assert (
+        fit_exponent(WIDTHS, values).stderr < 1e-12 < 0.1 < fit_exponent(WIDTHS, values, paired=False).stderr
+    )
 
 
 def test_means_differ_as_they_should():

@@ -152,6 +152,15 @@ def test_transfer_error_bar_covers():
     assert abs(share - 0.9) < 3.5 * np.sqrt(0.09 / 150), share
 
 
+def test_transfer_with_widths_apart():
+    """Independent error bars add in quadrature and bring degrees of freedom; a common shift counts."""
+    shift = np.array([-0.4, 0.1, 0.3])
+    best = find_optimum(RATES, np.exp2(0.1 * (RATES[:, None] + 6.3 - shift) ** 2))
+    law = transfer([64, 128, 256], [best] * 3, paired=False)
+    np.testing.assert_allclose(law.stderr, best.stderr / np.sqrt(2))
+    np.testing.assert_allclose(law.degrees, 2 * 2)  # the middle width has no leverage
+
+
 def test_resolution_of_the_grid_enters_the_slope():
     """Minima on cliffs are known to a cell only; the slope's error bar says so even if all seeds agree."""
     losses = parabola(-4.0)

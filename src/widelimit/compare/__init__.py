@@ -17,6 +17,7 @@ from widelimit.compare.statistics import (
     joint_stderr,
     mean_over_seeds,
     paired_difference,
+    pooled_degrees,
     z_score,
 )
 from widelimit.compare.summary import Summary, markdown_table
@@ -40,6 +41,7 @@ __all__ = [
     "markdown_table",
     "mean_over_seeds",
     "paired_difference",
+    "pooled_degrees",
     "regret",
     "transfer",
     "widen",

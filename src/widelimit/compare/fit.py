@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from widelimit.compare.statistics import bootstrap_counts, bootstrap_stderr
+from widelimit.compare.statistics import bootstrap_counts, bootstrap_stderr, pooled_degrees
 
 Mean = Literal["geometric", "arithmetic", "rms"]
 
@@ -26,6 +26,7 @@ class PowerLaw:
             fitted.
         widths: number of widths in the fit.
         seeds: number of seeds S.
+        degrees: degrees of freedom of ``stderr``, for Student's t; see ``fit_exponent``.
 
     Example:
         >>> fit_exponent([64, 256], [1.0, 2.0]).exponent
@@ -39,16 +40,12 @@ class PowerLaw:
     correction: float
     widths: int
     seeds: int
+    degrees: float
 
     @property
     def stderr(self) -> float:
         """The error bar to quote: from seeds where there are two or more, else from residuals."""
         return self.stderr_seeds if self.seeds > 1 else self.stderr_residual
-
-    @property
-    def degrees(self) -> int:
-        """Degrees of freedom of ``stderr``, for Student's t: seeds - 1, or spare widths with one seed."""
-        return self.seeds - 1 if self.seeds > 1 else self.widths - 2 - (self.correction != 0.0)
 
     def predict(self, widths: ArrayLike) -> np.ndarray:
         """The fitted law at these widths.
@@ -68,13 +65,17 @@ def fit_exponent(
     correction: bool = False,
     weights: ArrayLike | None = None,
     missing: Literal["raise", "mask"] = "raise",
+    paired: bool = True,
     resamples: int = 1000,
     seed: int = 0,
 ) -> PowerLaw:
     """Fit ``value ~ n**s``: the least-squares slope of log2(mean over seeds) against log2(width).
 
     Minimises ``sum_i weight_i (log2 value_i - log2 c - s log2 n_i - (k / ln 2) / n_i)**2``, with k = 0 unless
-    ``correction`` is set. Seeds are resampled as whole rows, so data shared between widths is accounted for.
+    ``correction`` is set.
+
+    The error bar has ``S - 1`` degrees of freedom if ``paired``; else each width brings a spread of its own
+    and Welch and Satterthwaite's formula gives up to W times as many, which few seeds and many claims need.
 
     Args:
         widths: the widths n, shape [W], all different.
@@ -86,6 +87,9 @@ def fit_exponent(
         weights: per width, shape [W], for weighted least squares; None is ordinary least squares.
         missing: what to do about cells that are zero, NaN or infinite, which have no logarithm: "raise", or
             "mask", which leaves out the cell, and the width where none is left.
+        paired: resample seeds as whole rows, right whatever a seed's widths share; False resamples each width
+            apart, for runs that are independent between widths, and cautious where they vary alike (what
+            shifts all widths together does not tilt the line).
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
 
@@ -120,13 +124,17 @@ def fit_exponent(
     design = np.stack(columns, axis=1)
 
     seeds = size.shape[0]
-    target = _log2_mean(np.ones((1, seeds)), size, valid, mean)
+    target = _log2_mean(np.ones((1, seeds, 1)), size, valid, mean)
     coefficients = _least_squares(design, target, weight)[0]
-    draws = np.full((1, unknowns), np.nan)
+    draws, degrees = np.full((1, unknowns), np.nan), float(n.size - unknowns)
     if seeds > 1:
-        draws = _least_squares(
-            design, _log2_mean(bootstrap_counts(seeds, resamples, seed), size, valid, mean), weight
-        )
+        own = [0] if paired else range(n.size)
+        counts = np.stack([bootstrap_counts(seeds, resamples, (seed, i)) for i in own], axis=2)
+        targets = _log2_mean(counts, size, valid, mean)
+        draws, degrees = _least_squares(design, targets, weight), float(seeds - 1)
+        if not paired:
+            leverage = _least_squares(design, np.eye(n.size), weight)[:, 1]
+            degrees = pooled_degrees(leverage**2 * np.nanvar(targets, axis=0), seeds)
     return PowerLaw(
         exponent=float(coefficients[1]),
         stderr_seeds=bootstrap_stderr(draws[:, 1], seeds),
@@ -135,6 +143,7 @@ def fit_exponent(
         correction=float(coefficients[2]) if correction else 0.0,
         widths=int(n.size),
         seeds=seeds,
+        degrees=degrees,
     )
 
 
@@ -161,13 +170,14 @@ def _checked(widths: ArrayLike, values: ArrayLike, missing: str) -> tuple[np.nda
 
 
 def _log2_mean(counts: np.ndarray, size: np.ndarray, valid: np.ndarray, mean: str) -> np.ndarray:
-    """log2 of the mean over resampled seeds, [B, W]; NaN where a resample holds no valid cell of a width."""
+    """log2 of the mean over seeds resampled by counts [B, S, W or 1], [B, W]; NaN where no cell is valid."""
     safe = np.where(valid, size, 1.0)
     cells = {"geometric": np.log2(safe), "arithmetic": safe, "rms": safe**2}
     if mean not in cells:
         raise ValueError(f"Expected mean to be one of {sorted(cells)}, got {mean!r}.")
-    number = counts @ valid
-    average = counts @ np.where(valid, cells[mean], 0.0) / np.where(number > 0, number, np.nan)
+    number = (counts * valid).sum(axis=1)
+    total = (counts * np.where(valid, cells[mean], 0.0)).sum(axis=1)
+    average = total / np.where(number > 0, number, np.nan)
     if mean == "geometric":
         return average
     return np.log2(average) / (2.0 if mean == "rms" else 1.0)

@@ -206,7 +206,27 @@ def family_tolerance(
     return family_quantile(claims, alpha, degrees) * error
 
 
-def bootstrap_counts(seeds: int, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def pooled_degrees(variances: ArrayLike, seeds: int) -> float:
+    """Degrees of freedom of a sum of independent terms, ``(S - 1) (sum v_i)**2 / sum v_i**2``.
+
+    Args:
+        variances: the variance of each term, each found from the same number of seeds, shape [k].
+        seeds: number of seeds S.
+
+    Example:
+        >>> pooled_degrees([1.0, 1.0, 1.0], seeds=3), pooled_degrees([1.0, 0.0], seeds=3)
+        (6.0, 2.0)
+
+    Reference:
+        Welch, "The generalization of Student's problem when several different population variances are
+        involved" (1947); Satterthwaite (1946).
+    """
+    v = np.asarray(variances, float)
+    squares = float(np.sum(v**2))
+    return (seeds - 1) * float(v.sum()) ** 2 / squares if squares > 0 else float(seeds - 1)
+
+
+def bootstrap_counts(seeds: int, resamples: int = 1000, seed: int | tuple[int, ...] = 0) -> np.ndarray:
     """How often each seed occurs in each bootstrap resample, shape [resamples, seeds]; rows sum to ``seeds``.
 
     Equal arguments give equal counts, so that quantities resampled apart are resampled *jointly*.
@@ -229,7 +249,8 @@ def bootstrap_counts(seeds: int, resamples: int = 1000, seed: int = 0) -> np.nda
     if seeds < 1 or resamples < 1:
         raise ValueError(f"Expected at least one seed and one resample, got {seeds=}, {resamples=}.")
     draws = np.random.default_rng(seed).integers(0, seeds, size=(resamples, seeds))
-    return (draws[:, :, None] == np.arange(seeds)).sum(axis=1)
+    rows = seeds * np.arange(resamples)[:, None]  # count all resamples in one pass, each in bins of its own
+    return np.bincount((draws + rows).ravel(), minlength=resamples * seeds).reshape(resamples, seeds)
 
 
 def bootstrap_stderr(draws: ArrayLike, seeds: int) -> float:

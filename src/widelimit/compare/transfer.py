@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from widelimit.compare.fit import PowerLaw, residual_stderr
 from widelimit.compare.localfit import interpolate
 from widelimit.compare.optimum import Optimum
-from widelimit.compare.statistics import Estimate, bootstrap_stderr
+from widelimit.compare.statistics import Estimate, bootstrap_stderr, pooled_degrees
 
 
-def transfer(widths: ArrayLike, optima: Sequence[Optimum]) -> PowerLaw:
+def transfer(widths: ArrayLike, optima: Sequence[Optimum], *, paired: bool = True) -> PowerLaw:
     """Slope of log2(best learning rate) against log2(width): 0 where the optimum transfers.
 
     Ordinary least squares; the seeds' standard error is a bootstrap over seeds, jointly through all widths,
@@ -23,6 +23,8 @@ def transfer(widths: ArrayLike, optima: Sequence[Optimum]) -> PowerLaw:
     Args:
         widths: the widths, shape [W], W >= 2.
         optima: the minimum at each width, from the same seeds and resamples.
+        paired: resample jointly; False takes the widths' error bars as independent, which gives up to W times
+            as many degrees of freedom, see ``fit_exponent``.
 
     Raises:
         ValueError: if there are fewer than two widths, or the optima do not match them or each other.
@@ -50,7 +52,12 @@ def transfer(widths: ArrayLike, optima: Sequence[Optimum]) -> PowerLaw:
     best = np.array([one.log2_lr for one in optima])
     exponent = float(slope @ best)
     constant = float(best.mean() - exponent * np.log2(n).mean())
-    from_seeds = bootstrap_stderr(slope @ np.stack([one.draws for one in optima]), optima[0].seeds)
+    seeds = optima[0].seeds
+    from_seeds = bootstrap_stderr(slope @ np.stack([one.draws for one in optima]), seeds)
+    degrees = float(seeds - 1 if seeds > 1 else n.size - 2)
+    if not paired and seeds > 1:
+        variances = (slope * np.array([bootstrap_stderr(one.draws, seeds) for one in optima])) ** 2
+        from_seeds, degrees = np.sqrt(variances.sum()), pooled_degrees(variances, seeds)
     from_grid = np.sqrt(np.sum((slope * np.array([one.resolution for one in optima])) ** 2))
     design = np.stack([np.ones(n.size), np.log2(n)], axis=1)
     return PowerLaw(
@@ -60,7 +67,8 @@ def transfer(widths: ArrayLike, optima: Sequence[Optimum]) -> PowerLaw:
         log2_constant=constant,
         correction=0.0,
         widths=int(n.size),
-        seeds=optima[0].seeds,
+        seeds=seeds,
+        degrees=degrees,
     )
 
 

@@ -143,7 +143,7 @@ def _use_compilation_cache() -> None:
 
 
 def _is_ours(trace: TracebackType | None, run: Callable[..., Any]) -> bool:
-    """Whether a ``raise`` in our own code made the error: then it is a sentence for the user, else a defect."""
+    """Whether a ``raise`` in our own code made the error, for the user to read; else it is a defect."""
     if trace is None:
         return False
     while trace.tb_next:
