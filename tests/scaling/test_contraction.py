@@ -17,7 +17,7 @@ from widelimit.scaling.contraction import contractions
 BASE, WIDTH = 8, 16
 X = jnp.ones((2, 5))
 N = "n"
-I, H, O, S = Role.INPUT, Role.HIDDEN, Role.OUTPUT, Role.SCALAR
+IN, HID, OUT, FIX = Role.INPUT, Role.HIDDEN, Role.OUTPUT, Role.SCALAR
 
 
 def roles(function, shapes, example=X, overrides=None):
@@ -105,8 +105,8 @@ def convolved(p, x):
 
 LAYERS = {"i": (5, N), "w": (N, N), "o": (N, 3)}
 ENDS = {"i": (5, N), "o": (N, 3)}
-MLP = {"i": (I, 5), "w": (H, 16), "o": (O, 16)}
-EDGES = {"i": (I, 5), "o": (O, 16)}
+MLP = {"i": (IN, 5), "w": (HID, 16), "o": (OUT, 16)}
+EDGES = {"i": (IN, 5), "o": (OUT, 16)}
 IDS = jnp.array([0, 1])
 
 DECIDED = {
@@ -122,40 +122,45 @@ DECIDED = {
         lambda p, x: jnp.mean((x @ p["i"]) * p["v"][None], -1),
         {"i": (5, N), "v": (N,)},
         X,
-        {"i": (I, 5), "v": (O, 16)},
+        {"i": (IN, 5), "v": (OUT, 16)},
     ),
     "gain before a norm": (
         lambda p, x: normalised((x @ p["i"]) * p["g"][None]) @ p["o"],
         {**ENDS, "g": (N,)},
         X,
-        {**EDGES, "g": (I, 1)},
+        {**EDGES, "g": (IN, 1)},
     ),
     "three factors": (lambda p, x: jnp.einsum("bi,ij,jk->bk", x, p["i"], p["o"]), ENDS, X, EDGES),
     "gate": (
         lambda p, x: ((x @ p["i"]) * jax.nn.silu(x @ p["j"])) @ p["o"],
         {**ENDS, "j": (5, N)},
         X,
-        {**EDGES, "j": (I, 5)},
+        {**EDGES, "j": (IN, 5)},
     ),
     "bilinear": (
         lambda p, x: jnp.einsum("bi,ij,bj->b", x @ p["i"], p["w"], x @ p["i"]),
         {"i": (5, N), "w": (N, N)},
         X,
-        {"i": (I, 5), "w": (H, 16)},
+        {"i": (IN, 5), "w": (HID, 16)},
     ),
     "low rank": (
         low_rank,
         {**LAYERS, "a": (N, 2), "b": (2, N)},
         X,
-        {**MLP, "a": (O, 16), "b": (I, 2)},
+        {**MLP, "a": (OUT, 16), "b": (IN, 2)},
     ),
     "two matrices first": (
         lambda p, x: (x @ p["i"]) @ (p["w"] @ p["u"]) @ p["o"],
         {**LAYERS, "u": (N, N)},
         X,
-        {**MLP, "u": (H, 16)},
+        {**MLP, "u": (HID, 16)},
     ),
-    "weight norm": (weight_norm, {**ENDS, "v": (N, N), "g": (N,)}, X, {**EDGES, "v": (H, 16), "g": (I, 1)}),
+    "weight norm": (
+        weight_norm,
+        {**ENDS, "v": (N, N), "g": (N,)},
+        X,
+        {**EDGES, "v": (HID, 16), "g": (IN, 1)},
+    ),
     "spectral norm": (
         lambda p, x: (x @ p["i"]) @ (p["w"] / jnp.linalg.norm(p["w"])) @ p["o"],
         LAYERS,
@@ -174,55 +179,55 @@ DECIDED = {
         lambda p, x: (x @ p["i"]) @ (p["g"][:, None] * p["w"]) @ p["o"],
         {**LAYERS, "g": (N,)},
         X,
-        {**MLP, "g": (I, 1)},
+        {**MLP, "g": (IN, 1)},
     ),
     "exponentiated gain": (
         lambda p, x: ((x @ p["i"]) * jnp.exp(p["g"])[None]) @ p["o"],
         {**ENDS, "g": (N,)},
         X,
-        {**EDGES, "g": (I, 1)},
+        {**EDGES, "g": (IN, 1)},
     ),
     "one-hot": (
         lambda p, e: jnp.tanh(jax.nn.one_hot(e, 7) @ p["e"]) @ p["o"],
         {"e": (7, N), "o": (N, 3)},
         IDS,
-        {"e": (I, 7), "o": (O, 16)},
+        {"e": (IN, 7), "o": (OUT, 16)},
     ),
     "lookup": (
         lambda p, e: normalised(jnp.take(p["e"], e, axis=0)) @ p["o"],
         {"e": (7, N), "o": (N, 3)},
         IDS,
-        {"e": (I, 7), "o": (O, 16)},
+        {"e": (IN, 7), "o": (OUT, 16)},
     ),
     "positions by index": (
         lambda p, x: (x @ p["i"] + p["e"][jnp.arange(2)]) @ p["o"],
         {**ENDS, "e": (7, N)},
         X,
-        {**EDGES, "e": (I, 1)},
+        {**EDGES, "e": (IN, 1)},
     ),
     "factorised positions": (
         lambda p, x: (x @ p["i"] + p["e"] @ p["f"]) @ p["o"],
         {**ENDS, "e": (2, 4), "f": (4, N)},
         X,
-        {**EDGES, "e": (S, 1), "f": (I, 4)},
+        {**EDGES, "e": (FIX, 1), "f": (IN, 4)},
     ),
     "class token": (
         lambda p, x: jnp.concatenate([jnp.tile(p["c"], (2, 1, 1)), (x @ p["i"])[:, None]], 1) @ p["o"],
         {**ENDS, "c": (1, 1, N)},
         X,
-        {**EDGES, "c": (I, 1)},
+        {**EDGES, "c": (IN, 1)},
     ),
     "constant basis": (
         lambda p, x: x @ p["i"] + jnp.ones((2, 6)) @ p["c"],
         {"i": (5, N), "c": (6, N)},
         X,
-        {"i": (I, 5), "c": (I, 6)},
+        {"i": (IN, 5), "c": (IN, 6)},
     ),
     "network of constants": (
         lambda p, x: x @ p["w"] + jnp.tanh(jnp.ones((2, 6)) @ p["c"]) @ p["o"],
         {"w": (5, 3), "c": (6, N), "o": (N, 3)},
         X,
-        {"w": (S, 5), "c": (I, 6), "o": (O, 16)},
+        {"w": (FIX, 5), "c": (IN, 6), "o": (OUT, 16)},
     ),
     "mixed inputs": (lambda p, x: x @ (jnp.ones((5, 5)) @ p["i"]) @ p["o"], ENDS, X, EDGES),
     "heads of a block matrix": (
@@ -231,7 +236,7 @@ DECIDED = {
         ),
         {**ENDS, "w": ("n//4", 4, 4)},
         X,
-        {**EDGES, "w": (I, 4)},
+        {**EDGES, "w": (IN, 4)},
     ),
     "fused and sliced": (
         lambda p, x: (x @ p["i"]) @ (p["w"][:, :16] - p["w"][:, 16:]) @ p["o"],
@@ -245,10 +250,10 @@ DECIDED = {
         X,
         MLP,
     ),
-    "stack in a loop": (looped, {**ENDS, "w": (2, N, N), "b": (2, N)}, X, {**MLP, "b": (I, 1)}),
+    "stack in a loop": (looped, {**ENDS, "w": (2, N, N), "b": (2, N)}, X, {**MLP, "b": (IN, 1)}),
     "while": (while_loop, LAYERS, X, MLP),
-    "branches": (branches, {**LAYERS, "u": (N, N)}, X, {**MLP, "u": (H, 16)}),
-    "learned initial state": (recurrent, {**LAYERS, "h": (N,)}, X, {**MLP, "h": (I, 1)}),
+    "branches": (branches, {**LAYERS, "u": (N, N)}, X, {**MLP, "u": (HID, 16)}),
+    "learned initial state": (recurrent, {**LAYERS, "h": (N,)}, X, {**MLP, "h": (IN, 1)}),
     "zero initial state": (from_zero, LAYERS, X, MLP),
     "rematerialised": (jax.checkpoint(lambda p, x: jnp.tanh(x @ p["i"]) @ p["o"]), ENDS, X, EDGES),
     "custom gradient": (lambda p, x: product(x @ p["i"], p["o"]), ENDS, X, EDGES),
@@ -264,13 +269,13 @@ DECIDED = {
         (X, IDS),
         MLP,
     ),
-    "random mask from the example": (masked, LAYERS, (X, jax.random.key(0)), {**MLP, "i": (I, 1)}),
+    "random mask from the example": (masked, LAYERS, (X, jax.random.key(0)), {**MLP, "i": (IN, 1)}),
     "sharded": (sharded, ENDS, X, EDGES),
     "convolution": (
         convolved,
         {"w": (3, 2, N), "o": (N, 3)},
         jnp.ones((2, 6, 2)),
-        {"w": (I, 6), "o": (O, 16)},
+        {"w": (IN, 6), "o": (OUT, 16)},
     ),
     "half precision": (
         lambda p, x: (x.astype(jnp.bfloat16) @ p["i"].astype(jnp.bfloat16)).astype(jnp.float32) @ p["o"],
@@ -289,19 +294,19 @@ DECIDED = {
         lambda p, x: (x @ p["i"]) * p["s"] + p["t"][None],
         {"i": (5, N), "s": (), "t": (1,)},
         X,
-        {"i": (I, 5), "s": (S, 1), "t": (S, 1)},
+        {"i": (IN, 5), "s": (FIX, 1), "t": (FIX, 1)},
     ),
     "hypernetwork": (
         lambda p, x: jnp.einsum("bi,bij->bj", x, (x @ p["h"]).reshape(2, 5, -1)) @ p["o"],
         {"h": (5, "5*n"), "o": (N, 3)},
         X,
-        {"h": (I, 5), "o": (O, 16)},
+        {"h": (IN, 5), "o": (OUT, 16)},
     ),
     "queries in the stream": (
         lambda p, x: (p["q"] @ p["w"] + x @ p["i"]) @ p["o"],
         {**LAYERS, "q": (2, N)},
         X,
-        {**MLP, "q": (I, 1)},
+        {**MLP, "q": (IN, 1)},
     ),
 }
 
@@ -430,7 +435,7 @@ def test_a_declared_source_decides_what_follows():
     shapes = {**LAYERS, "q": (4, N), "g": (N,)}
     with pytest.raises(ValueError, match="q of shape"):
         roles(attend, shapes)
-    assert roles(attend, shapes, overrides={"q": Role.INPUT}) == {**MLP, "q": (I, 1), "g": (I, 1)}
+    assert roles(attend, shapes, overrides={"q": Role.INPUT}) == {**MLP, "q": (IN, 1), "g": (IN, 1)}
 
 
 def test_a_finite_parameter_never_raises():
@@ -438,7 +443,7 @@ def test_a_finite_parameter_never_raises():
     found = roles(
         lambda p, x: (x @ p["i"]) @ p["o"] @ jnp.linalg.cholesky(p["c"]), {**ENDS, "c": (3, 3), "z": (2,)}
     )
-    assert found["c"][0] is S and found["z"][0] is S
+    assert found["c"][0] is FIX and found["z"][0] is FIX
 
 
 def test_nothing_is_computed():
@@ -453,7 +458,7 @@ LETTERS = "abcdefgh"
 
 @st.composite
 def einsum_networks(draw):
-    """A chain of einsum layers with permuted axes: [(subscripts, shape, expected role, fan_in at width n)]."""
+    """A chain of einsum layers with permuted axes: subscripts, order, shape, role and input axes of each."""
     layers = []
     depth = draw(st.integers(1, 3))
     blocks = [[3], *([["n"], [4, "n"]][draw(st.integers(0, 1))] for _ in range(depth)), [2]]
@@ -464,7 +469,7 @@ def einsum_networks(draw):
         kernel = "".join(names[axis] for axis in order)
         kernel_first = draw(st.booleans())
         subscripts = f"{kernel},z{ins}->z{outs}" if kernel_first else f"z{ins},{kernel}->z{outs}"
-        role = {(False, True): I, (True, True): H, (True, False): O, (False, False): S}[
+        role = {(False, True): IN, (True, True): HID, (True, False): OUT, (False, False): FIX}[
             "n" in inner, "n" in outer
         ]
         layers.append((subscripts, kernel_first, [sizes[axis] for axis in order], role, inner))
@@ -499,4 +504,4 @@ def test_permuted_axes(network):
             fan_in *= width if size == "n" else size
         assert (leaves[f"w{k}"].role, leaves[f"w{k}"].fan_in) == (role, fan_in)
         if bias:
-            assert leaves[f"b{k}"].role is (I if "n" in inner else S)
+            assert leaves[f"b{k}"].role is (IN if "n" in inner else FIX)
