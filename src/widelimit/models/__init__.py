@@ -5,6 +5,7 @@ from widelimit.models.build import Network, initialise, leaves, rules
 from widelimit.models.conv import ConvConfig, ConvNet
 from widelimit.models.layers import Conv, Dense
 from widelimit.models.mlp import MLP, MLPConfig
+from widelimit.models.rescale import Rescaled, rescale
 from widelimit.models.shapes import Axis, LayerShape, finite, growing
 
 __all__ = [
@@ -18,10 +19,12 @@ __all__ = [
     "MLP",
     "MLPConfig",
     "Network",
+    "Rescaled",
     "activation",
     "finite",
     "growing",
     "initialise",
     "leaves",
+    "rescale",
     "rules",
 ]
