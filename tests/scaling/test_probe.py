@@ -98,7 +98,8 @@ def test_the_same_network_in_every_library(library, width):
 def test_leaves_have_the_structure_of_the_parameters(library):
     """A tree of leaves goes with the parameters through tree.map, and makes rules."""
     init, apply = LIBRARIES[library]()
-    leaves, params = probe(init, apply, X, width=20, base_width=10), init(20)
+    leaves = probe(init, apply, X, width=20, base_width=10)
+    params = jax.eval_shape(lambda: init(20))
     assert jax.tree.structure(leaves) == jax.tree.structure(params)
     jax.tree.map(lambda leaf, array: leaf.shape == array.shape or pytest.fail(leaf.path), leaves, params)
     rules = make_rules(leaves, mup(table=3), "adam")
@@ -124,7 +125,7 @@ def test_target_equal_to_base(width):
 
 
 def test_models_that_exist_at_few_widths_only():
-    """Where twice the width does not exist, three times is tried; where no width but one exists, it says so."""
+    """Where twice the width does not exist, three times is tried; where none does, it says so."""
 
     def init(width, allowed=(6, 18)):
         if width not in allowed:
@@ -157,12 +158,12 @@ def test_no_memory_is_taken():
         (
             {"width": 8, "base_width": 8, "tolerance": 1.5},
             ValueError,
-            "tolerance must be a relative deviation",
+            "tolerance must be a relative",
         ),
         (
             {"width": 8, "base_width": 8, "tolerance": -0.1},
             ValueError,
-            "tolerance must be a relative deviation",
+            "tolerance must be a relative",
         ),
         ({"width": 8, "base_width": 8, "tolerance": np.nan}, ValueError, "tolerance must be a relative"),
     ],
@@ -194,9 +195,7 @@ def test_multiples_of_the_width():
     leaves = by_path(probe(*padded(8), X, width=48, base_width=24))
     assert {path: leaf.role for path, leaf in leaves.items()} == {"i": IN, "o": OUT, "w": HID}
     assert leaves["w"].fan_out == 128
-    words = (
-        "o: axis 0 has size 128 at width 32 and 256 at width 80, which is 20.0% off proportional; make it a"
-    )
+    words = "o: axis 0 has size 128 at width 32 and 256 at width 80, which is 20.0% off proportional; make"
     with pytest.raises(ValueError, match=words):
         probe(*padded(64), X, width=80, base_width=32)
     with pytest.raises(ValueError, match="tolerance=0.21 if it is a rounded one"):
