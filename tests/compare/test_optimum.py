@@ -200,6 +200,19 @@ def test_transfer_into_divergence_costs_everything():
     assert 0 < regret(target, -6.0).value < 1
 
 
+def test_regret_that_may_be_infinite_has_no_error_bar():
+    """Where a good share of the resamples diverges at the transferred rate, no finite error bar is honest."""
+    losses = parabola(-7.0)
+    losses[RATES == -5.0, 0] = np.nan
+    losses[RATES > -5.0] = np.nan
+    target = find_optimum(RATES, losses)
+    assert np.isnan(regret(target, -5.0).stderr) and np.isfinite(regret(target, -6.0).value)
+    wide = find_optimum(
+        RATES, np.where(RATES[:, None] > -6.0, np.where(np.arange(4) < 2, np.nan, losses), losses)
+    )
+    assert np.isfinite(regret(wide, -6.0).stderr)
+
+
 def test_bad_input_is_one_sentence():
     """Each misuse says what was expected."""
     losses = parabola(-6.0)

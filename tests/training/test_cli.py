@@ -219,3 +219,20 @@ def test_compiled_programs_are_kept(tmp_path, own):
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[0] == str(expected)
+
+
+def test_helpers_of_an_experiment_speak_to_the_user_too(tmp_path):
+    """Under ``python -m package.experiment`` an error raised in package.helper is a sentence as well."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "helper.py").write_text("def check():\n    raise ValueError('Expected data, got none.')\n")
+    asking = (
+        "def run(config, directory):\n    from package import helper\n\n    helper.check()\n\n\nclass Summary"
+    )
+    code = CACHED.replace("lambda config, directory: Summary()", "run").replace("class Summary", asking)
+    code = "\n".join(line for line in code.splitlines() if not line.startswith("assert"))
+    (package / "experiment.py").write_text(code)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "package.experiment"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (2, "demo: Expected data, got none.\n")

@@ -36,7 +36,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CombinedZ:
-    """Many z-scores in one: do they agree with zero as a family?
+    """Many z-scores in one: whether they agree with zero as a family.
 
     Args:
         stouffer: ``sum(z) / sqrt(k)``, standard normal if all k are; sees a common bias.
@@ -254,10 +254,13 @@ def bootstrap_counts(seeds: int, resamples: int = 1000, seed: int | tuple[int, .
 
 
 def bootstrap_stderr(draws: ArrayLike, seeds: int) -> float:
-    """Standard error from bootstrap draws, ``std(draws) * sqrt(S / (S - 1))``; NaN draws are left out.
+    """Standard error from bootstrap draws, ``std(draws) * sqrt(S / (S - 1))``; NaN if too few are finite.
 
     The factor makes it exact for a mean over S seeds, where the plain bootstrap is a third too small at S =
     2... 3.
+
+    A draw that is not finite (a resample of diverged seeds only) is left out; more than one in twenty, and
+    there is no standard error.
 
     Args:
         draws: the statistic in each resample, shape [B].
@@ -268,7 +271,8 @@ def bootstrap_stderr(draws: ArrayLike, seeds: int) -> float:
         True
     """
     sample = np.asarray(draws, float)
-    sample = sample[np.isfinite(sample)]
-    if seeds < 2 or sample.size < 2:
+    finite = np.isfinite(sample)
+    sample = sample[finite]
+    if seeds < 2 or sample.size < 2 or finite.mean() < 0.95:
         return float("nan")
     return float(sample.std() * np.sqrt(seeds / (seeds - 1)))

@@ -113,6 +113,7 @@ def regret(target: Optimum, base: Optimum | float) -> Estimate:
     if isinstance(base, Optimum) and base.draws.shape == moved.shape:
         moved = np.clip(base.draws, x[0], x[-1])
     draws = _loss_at(target, target.curves, moved) - _loss_at(target, target.curves, target.draws)
+    draws = np.where(np.isfinite(moved), draws, np.nan)
     return Estimate(float(value[0]), bootstrap_stderr(draws, target.seeds))
 
 

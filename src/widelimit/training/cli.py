@@ -67,7 +67,7 @@ def main(
         print(f"{experiment}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         return 130
     except (ValueError, TypeError, KeyError, OSError) as error:
-        if not (isinstance(error, OSError) or _is_ours(error.__traceback__, run)):
+        if not (isinstance(error, OSError) or _is_ours(error.__traceback__, _name(run))):
             raise
         if os.environ.get("WIDELIMIT_TRACEBACK"):
             traceback.print_exc()
@@ -142,7 +142,13 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _is_ours(trace: TracebackType | None, run: Callable[..., Any]) -> bool:
+def _name(run: Callable[..., Any]) -> str:
+    """Dotted name of the experiment's module, also where it runs as ``python -m``."""
+    spec = getattr(sys.modules.get(run.__module__), "__spec__", None)
+    return spec.name if spec else run.__module__
+
+
+def _is_ours(trace: TracebackType | None, module: str) -> bool:
     """Whether a ``raise`` in our own code made the error, for the user to read; else it is a defect."""
     if trace is None:
         return False
@@ -151,4 +157,4 @@ def _is_ours(trace: TracebackType | None, run: Callable[..., Any]) -> bool:
     frame = trace.tb_frame
     deliberate = frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     room = str(frame.f_globals.get("__name__", "")).split(".")[0]
-    return deliberate and room in {"widelimit", "__main__", run.__module__.split(".")[0]}
+    return deliberate and room in {"widelimit", "__main__", module.split(".")[0]}
