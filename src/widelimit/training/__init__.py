@@ -1,13 +1,26 @@
 """Data, training steps, in-jit sweeps over (learning rate x seed), checkpoints and result rows."""
 
+from widelimit.training.checkpoint import Checkpoint
 from widelimit.training.cli import main
+from widelimit.training.cost import Mode
 from widelimit.training.environment import describe_environment
 from widelimit.training.files import json_safe, read_json, write_atomic, write_json
+from widelimit.training.losses import accuracy, cross_entropy, mse
+from widelimit.training.program import Problem
 from widelimit.training.progress import Progress
 from widelimit.training.results import Results, open_results
 from widelimit.training.rows import RowLog, column, pivot
+from widelimit.training.sweep import SweepResult, sweep
 
 __all__ = [
+    "Checkpoint",
+    "Mode",
+    "Problem",
+    "SweepResult",
+    "accuracy",
+    "cross_entropy",
+    "mse",
+    "sweep",
     "Progress",
     "Results",
     "RowLog",

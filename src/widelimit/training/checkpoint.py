@@ -1,0 +1,136 @@
+"""Where a sweep keeps what it has done, so that it can be killed at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+PyTree = Any
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """A directory for the state of one sweep, written by Orbax: whole or not at all.
+
+    The newest state replaces the one before it only when it is complete. Keep the directory until the results
+    of the sweep are stored elsewhere, then ``clear`` it.
+
+    Args:
+        directory: of this sweep alone.
+        every: seconds between two states; 0 keeps one after every chunk. A sweep shorter than that
+            leaves none, and starts anew after a kill.
+
+    Example:
+        >>> Checkpoint(Path("runs/width-64"), every=60.0).latest() is None
+        True
+    """
+
+    directory: Path
+    every: float = 30.0
+    _saved: float = dataclasses.field(default_factory=time.monotonic, init=False, repr=False)
+
+    def latest(self) -> int | None:
+        """Returns the number of the newest complete state, or None. Does not load Orbax."""
+        if not self.directory.is_dir():
+            return None
+        # Orbax renames a directory to its number once all of it is on disk.
+        numbers = [int(path.name) for path in self.directory.iterdir() if path.name.isdecimal()]
+        return max(numbers, default=None)
+
+    def due(self) -> bool:
+        """Whether it is time for the next state."""
+        return time.monotonic() - self._saved >= self.every
+
+    def save(self, number: int, identity: str, state: PyTree) -> None:
+        """Writes a state, then deletes the one before it.
+
+        Args:
+            number: larger than any before.
+            identity: of the sweep, see ``fingerprint``.
+            state: pytree of NumPy arrays.
+
+        Raises:
+            OSError: if the directory is full or read-only.
+        """
+        import orbax.checkpoint as ocp
+
+        with self._manager() as manager:
+            manager.save(
+                number,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), identity=ocp.args.JsonSave({"sweep": identity})
+                ),
+            )
+        self._saved = time.monotonic()
+
+    def load(self, identity: str, like: Callable[[int], PyTree]) -> tuple[int, PyTree] | None:
+        """Returns the number of the newest state and the state, or None if there is none.
+
+        Args:
+            identity: of the sweep.
+            like: gives for a number NumPy arrays with the structure, shapes and dtypes of that state.
+
+        Raises:
+            ValueError: if the state cannot be read, or belongs to another sweep.
+        """
+        number = self.latest()
+        if number is None:
+            return None
+        import orbax.checkpoint as ocp
+
+        advice = f"delete {self.directory} to start this sweep again from its first step."
+        try:
+            with self._manager() as manager:
+                stored = manager.restore(number, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))
+                same = stored.identity == {"sweep": identity}
+                if same:
+                    args = ocp.args.Composite(state=ocp.args.StandardRestore(like(number)))
+                    return number, manager.restore(number, args=args).state
+        except Exception as error:  # Orbax, tensorstore and json each have their own
+            raise ValueError(
+                f"the checkpoint {self.directory / str(number)} cannot be read and seems truncated "
+                f"({type(error).__name__}); {advice}"
+            ) from error
+        raise ValueError(
+            f"the checkpoint {self.directory / str(number)} belongs to a sweep with another grid, mode, data "
+            f"or rules; choose another directory, or {advice}"
+        )
+
+    def clear(self) -> None:
+        """Deletes the directory and all states in it; does nothing if there is none."""
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+
+    def _manager(self) -> Any:
+        """Orbax's manager, which cleans up what an earlier process left half-written."""
+        import orbax.checkpoint as ocp
+
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+        return ocp.CheckpointManager(self.directory.absolute(), options=options)
+
+
+def fingerprint(arrays: PyTree, settings: tuple[Any, ...]) -> str:
+    """Returns a hash of everything that a sweep's numbers follow from, the program aside.
+
+    Args:
+        arrays: pytree of arrays and numbers.
+        settings: whatever has a ``repr``.
+
+    Example:
+        >>> fingerprint({"x": np.ones(2)}, ()) == fingerprint({"x": np.ones((2, 1))}, ())
+        False
+    """
+    digest = hashlib.sha256(repr(settings).encode())
+    for path, leaf in jax.tree.leaves_with_path(arrays):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {np.shape(leaf)}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,219 @@
+"""A sweep under way: what is recorded so far, and the cells that are being trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit.training import program
+from widelimit.training.checkpoint import Checkpoint
+from widelimit.training.cost import Mode
+from widelimit.training.grid import Grid
+from widelimit.training.program import Cell, Chunk, Problem
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+    """The arrays of a sweep that all cells share; see ``sweep``."""
+
+    data: PyTree
+    extras: Any
+    evaluation: PyTree
+    divergence: float
+
+
+class Run:
+    """A sweep that can be advanced by a chunk, saved, and resumed.
+
+    Cells form groups, one call of the program each. The groups in flight together form a wave, which runs
+    through all chunks before the next wave starts, so that only its cells take memory.
+
+    Args:
+        problem: what to train.
+        grid: on what.
+        mode: cells per group and device, groups per wave.
+        devices: over which each group is sharded.
+        inputs: what all cells share.
+
+    Raises:
+        TypeError: if the loss or a measurement is not a scalar.
+    """
+
+    def __init__(
+        self, problem: Problem, grid: Grid, mode: Mode, devices: tuple[jax.Device, ...], inputs: Inputs
+    ):
+        self.problem, self.grid = problem, grid
+        self.mesh, self._device = program.mesh_of(devices), devices[0]
+        self._keys = jax.vmap(jax.random.key)(np.asarray(grid.seeds))
+        dtype, names = _trace(problem, grid, self._keys[0], inputs)
+        self._rates = grid.rates.astype(dtype)
+        self._divergence = np.asarray(inputs.divergence, dtype)
+        shared = (inputs.data, inputs.extras, inputs.evaluation)
+        self._data, self._extras, self._evaluation = self._put(shared, program.SHARED)
+
+        groups = _groups(grid.cells, mode.group, len(devices))
+        self._waves = [groups[i : i + mode.in_flight] for i in range(0, len(groups), mode.in_flight)]
+        self._wave, self._chunk = 0, 0
+        self._running: list[Cell] = []
+        self.losses = np.full((grid.cells, grid.steps), np.inf)
+        self.diverged_at = np.full(grid.cells, -1)
+        self.metrics = {name: np.full(grid.cells, np.nan) for name in names}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell has been trained and measured."""
+        return self._wave == len(self._waves)
+
+    @property
+    def number(self) -> int:
+        """Chunks done, counted over all waves."""
+        return self._wave * self.grid.chunks + self._chunk
+
+    @property
+    def steps_done(self) -> int:
+        """Steps done, counted over all cells."""
+        cells = [len(np.unique(wave)) for wave in self._waves]
+        chunk = min(self._chunk * self.grid.length, self.grid.steps)
+        return sum(cells[: self._wave]) * self.grid.steps + sum(cells[self._wave :][:1]) * chunk
+
+    def advance(self) -> None:
+        """Runs one chunk of the present wave: starts it before its first, measures it after its last."""
+        groups = self._waves[self._wave]
+        rows = [self.grid.of_cells(group) for group in groups]
+        rates = [self._put(self._rates[rate], program.CELLS) for rate, _ in rows]
+        if self._chunk == 0:
+            keys = [self._put(self._keys[seed], program.CELLS) for _, seed in rows]
+            self._running = [
+                program.start(self.problem, self.mesh, key, rate, self._extras)
+                for key, rate in zip(keys, rates, strict=True)
+            ]
+        first = self._chunk * self.grid.length
+        chunk = Chunk(first, self.grid.steps, self._divergence, self._data, self._extras)
+        losses = []
+        for index, (_, seed) in enumerate(rows):  # calls return at once: those in flight run side by side
+            batches = self._put(self.grid.chunk_of(seed, self._chunk), program.CELLS)
+            self._running[index], loss = program.advance(
+                self.problem, self.mesh, self._running[index], rates[index], batches, chunk
+            )
+            losses.append(loss)
+        until = min(first + self.grid.length, self.grid.steps)
+        for group, loss in zip(groups, losses, strict=True):
+            self.losses[group, first:until] = np.asarray(loss)[:, : until - first]
+        self._chunk += 1
+        if self._chunk == self.grid.chunks:
+            self._measure()
+
+    def _measure(self) -> None:
+        """Records what the finished wave ends with, and moves on to the next."""
+        measured = [
+            program.measure(self.problem, self.mesh, cell.params, (self._evaluation, self._extras))
+            for cell in self._running
+        ]
+        for group, cell, values in zip(self._waves[self._wave], self._running, measured, strict=True):
+            diverged_at = np.asarray(cell.diverged_at)
+            table = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+            for value in table.values():
+                diverged_at = np.where((diverged_at < 0) & ~np.isfinite(value), self.grid.steps, diverged_at)
+            self.diverged_at[group] = diverged_at
+            for name, value in table.items():
+                self.metrics[name][group] = np.where(diverged_at < 0, value, np.nan)
+        self._running, self._wave, self._chunk = [], self._wave + 1, 0
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns everything that is needed to go on; restore it with ``resume``."""
+        leaves = jax.tree.leaves(self._running)
+        return {**self._record(), **{f"cells/{i}": np.asarray(_raw(leaf)) for i, leaf in enumerate(leaves)}}
+
+    def resume(self, checkpoint: Checkpoint, identity: str) -> None:
+        """Goes on from the newest state of a checkpoint, if it holds one.
+
+        Raises:
+            ValueError: as ``Checkpoint.load``.
+        """
+        found = checkpoint.load(identity, self._like)
+        if found is None:
+            return
+        number, state = found
+        for name, array in self._record().items():
+            array[...] = state[name]
+        self._wave, self._chunk = divmod(number, self.grid.chunks)
+        leaves, treedef = jax.tree.flatten(self._cells_after(number))
+        cells = [_typed(state[f"cells/{i}"], leaf) for i, leaf in enumerate(leaves)]
+        self._running = self._put(jax.tree.unflatten(treedef, cells), program.CELLS)
+
+    def _record(self) -> dict[str, np.ndarray]:
+        """What is known of the cells so far; the arrays themselves, not copies."""
+        metrics = {f"metrics/{name}": values for name, values in self.metrics.items()}
+        return {"losses": self.losses, "diverged_at": self.diverged_at, **metrics}
+
+    def _like(self, number: int) -> dict[str, np.ndarray]:
+        """Arrays with the shapes of ``state`` after a number of chunks."""
+        leaves = [jax.eval_shape(_raw, leaf) for leaf in jax.tree.leaves(self._cells_after(number))]
+        return {**self._record(), **{f"cells/{i}": np.empty(x.shape, x.dtype) for i, x in enumerate(leaves)}}
+
+    def _cells_after(self, number: int) -> list[Cell]:
+        """Shapes of the cells that are under way after a number of chunks."""
+        wave, chunk = divmod(number, self.grid.chunks)
+        if chunk == 0:
+            return []
+        rows = [self.grid.of_cells(group) for group in self._waves[wave]]
+        return [
+            jax.eval_shape(
+                lambda key, rate: program.start(self.problem, self.mesh, key, rate, self._extras),
+                self._keys[seed],
+                self._rates[rate],
+            )
+            for rate, seed in rows
+        ]
+
+    def _put(self, tree: PyTree, spec: Any) -> PyTree:
+        """Puts arrays where the programs expect them."""
+        return program.place(tree, self.mesh, spec, self._device)
+
+
+def _groups(cells: int, group: int, devices: int) -> list[np.ndarray]:
+    """Splits the cells into groups of one size, a multiple of the devices; the last cell fills the last."""
+    count = math.ceil(cells / (group * devices))
+    size = math.ceil(cells / count / devices) * devices
+    return [np.minimum(np.arange(i, i + size), cells - 1) for i in range(0, cells, size)]
+
+
+def _trace(problem: Problem, grid: Grid, key: jax.Array, inputs: Inputs) -> tuple[Any, list[str]]:
+    """Returns the dtype of the loss, and the names of what is measured, without computing anything."""
+    rows = grid.batches.shape[2]
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), _dtype(a)), inputs.data)
+    params = jax.eval_shape(problem.initialise, key, inputs.extras)
+    loss = jax.eval_shape(problem.loss, params, batch, inputs.extras)
+    measure = problem.measure or (lambda params, evaluation, extras: {})
+    metrics = jax.eval_shape(measure, params, inputs.evaluation, inputs.extras)
+    for name, value in {"the loss": loss, **metrics}.items():
+        if jnp.shape(value) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(
+                f"{name} must be one floating number per cell; the problem returns shape {jnp.shape(value)}, "
+                f"dtype {value.dtype}."
+            )
+    return loss.dtype, list(metrics)
+
+
+def _dtype(array: Any) -> Any:
+    """The dtype an array will have on the device."""
+    return jax.dtypes.canonicalize_dtype(np.asarray(array).dtype)
+
+
+def _raw(leaf: jax.Array) -> jax.Array:
+    """An array that NumPy knows: typed random keys become numbers."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _typed(array: np.ndarray, like: Any) -> Any:
+    """Undoes ``_raw``."""
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=str(jax.random.key_impl(like)))
+    return array
