@@ -90,6 +90,21 @@ def test_finite_cliff_does_not_bend_the_fit(kind):
     np.testing.assert_allclose(best.log2_lr, -6.3, rtol=1e-9)
 
 
+def test_lucky_cells_beyond_the_cliff_do_not_enter():
+    """Behind a blown-up or diverged cell, or one missing on the low side, even good losses are not local."""
+    for blown in (25.0, np.nan):
+        losses = parabola(-6.3)
+        losses[RATES > -6.0] = blown
+        losses[RATES == -4.0] = 0.51
+        best = find_optimum(RATES, losses)
+        assert best.flag == "cliff"
+        np.testing.assert_allclose(best.log2_lr, -6.3, rtol=1e-9)
+    losses = parabola(-6.3)
+    losses[RATES == -7.0], losses[RATES == -8.0] = np.nan, 0.51
+    best = find_optimum(RATES, losses)
+    assert best.flag == "interior" and best.log2_lr >= -6.3 - 1e-9
+
+
 def test_steep_symmetric_minimum_is_not_a_cliff():
     """Both neighbours far above the best is a coarse grid, not a divergence: three cells are fitted."""
     best = find_optimum(RATES, parabola(-6.1, curvature=3.0))
