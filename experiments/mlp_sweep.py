@@ -1,0 +1,139 @@
+"""What the experiments on MLPs share: data by name, one compiled program per (width, optimizer), rows of a
+grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from widelimit.models import MLP, MLPConfig, initialise, leaves, rules
+from widelimit.optim import adam, sgd
+from widelimit.scaling import Parametrization, make_rules, standard
+from widelimit.scaling.rules import NUMBERS
+from widelimit.training import Checkpoint, Mode, Problem, Results, accuracy, cross_entropy, sweep
+from widelimit.training.data import Dataset, batch_table, cifar10, digits, npz
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One network of an experiment, before learning rates and seeds."""
+
+    width: int
+    base_width: int
+    depth: int
+    activation: str
+    inputs: int
+    outputs: int
+    optimizer: str
+    parametrization: Parametrization
+    name: str
+
+    def config(self, parametrization: Parametrization) -> MLPConfig:
+        """Returns the model's config."""
+        return MLPConfig(
+            inputs=self.inputs,
+            outputs=self.outputs,
+            width=self.width,
+            base_width=self.base_width,
+            parametrization=parametrization,
+            depth=self.depth,
+            activation=self.activation,
+        )
+
+    def numbers(self) -> dict[str, Any]:
+        """Returns the rules' numbers: what the shared program takes as arrays."""
+        tree = rules(self.config(self.parametrization), self.optimizer)
+        return {name: jax.tree.map(np.float32, getattr(tree, name)) for name in NUMBERS}
+
+
+def parameter_count(network: Network) -> int:
+    """Returns the number of weights and biases."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves(network.config(standard()))))
+
+
+def load(name: str, path: Path | None, seed: int) -> Dataset:
+    """Returns the data of an experiment, flat."""
+    if path is None:
+        return digits(seed=seed, form="flat")
+    return cifar10(path, seed=seed, form="flat") if name == "cifar10" else npz(path, seed=seed)
+
+
+@functools.lru_cache(maxsize=4)
+def problem(network_config: MLPConfig, optimizer: str) -> Problem:
+    """Returns the problem of a width and an optimizer: one program for every parametrization.
+
+    Args:
+        network_config: of any parametrization; the rules come in as arrays.
+        optimizer: ``"sgd"`` or ``"adam"``.
+    """
+    template = make_rules(leaves(network_config), standard(), optimizer)
+    model = MLP(network_config)
+
+    def outputs(params: Any, extras: Any, inputs: jax.Array) -> jax.Array:
+        logits: Any = model.apply({"params": params, "multipliers": extras["multiplier"]}, inputs)
+        return logits
+
+    def make_optimizer(learning_rate: jax.Array, extras: Any) -> Any:
+        tree = dataclasses.replace(template, **extras)
+        return sgd(learning_rate, tree) if optimizer == "sgd" else adam(learning_rate, tree)
+
+    def measure(params: Any, evaluation: Any, extras: Any) -> dict[str, jax.Array]:
+        result = {}
+        for part in ("train", "test"):
+            logits = outputs(params, extras, evaluation[part]["x"])
+            result[f"{part}_loss"] = cross_entropy(logits, evaluation[part]["y"])
+            result[f"{part}_accuracy"] = accuracy(logits, evaluation[part]["y"])
+        return result
+
+    return Problem(
+        initialise=lambda key, extras: initialise(key, dataclasses.replace(template, **extras)),
+        loss=lambda params, batch, extras: cross_entropy(outputs(params, extras, batch["x"]), batch["y"]),
+        optimizer=make_optimizer,
+        measure=measure,
+    )
+
+
+def sweep_cells(
+    results: Results,
+    data: Dataset,
+    network: Network,
+    log2_rates: Sequence[float],
+    seeds: Sequence[int],
+    steps: int,
+    batch_size: int,
+    mode: Mode,
+    on_chunk: Any = None,
+) -> list[dict[str, Any]]:
+    """Trains a grid of one network and returns its rows; a killed grid resumes from its checkpoint."""
+    started = time.monotonic()
+    train = {"x": data.train_inputs, "y": data.train_targets}
+    test = {"x": data.test_inputs, "y": data.test_targets}
+    result = sweep(
+        problem(network.config(standard()), network.optimizer),
+        learning_rates=2.0 ** np.asarray(log2_rates),
+        seeds=seeds,
+        data=train,
+        batches=np.stack([batch_table(seed, 0, steps, batch_size, data.samples) for seed in seeds]),
+        mode=mode,
+        extras=network.numbers(),
+        evaluation={"train": train, "test": test},
+        checkpoint=Checkpoint(
+            results.directory / "checkpoints" / f"{network.name}-{network.optimizer}-{network.width}"
+        ),
+        on_chunk=on_chunk,
+    )
+    seconds = (time.monotonic() - started) / (len(seeds) * len(log2_rates))
+    exact = {float(np.float32(2.0**rate)): float(rate) for rate in log2_rates}
+    case = {"width": network.width, "parametrization": network.name, "optimizer": network.optimizer}
+    return [
+        {**case, "log2_lr": exact[float(np.float32(row["learning_rate"]))], **row, "seconds": seconds}
+        for row in result.rows()
+    ]
