@@ -5,8 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -98,6 +96,16 @@ def sharded(p, x):
     return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=P())(p["i"], p["o"], x)
 
 
+def printed(p, x):
+    jax.debug.print("{} {}", p["i"], p["o"].mean())
+    return jnp.tanh(x @ p["i"]) @ p["o"]
+
+
+def power_iteration(p, x):
+    left = jnp.ones((2, p["w"].shape[0])) @ p["w"].T
+    return (x @ p["i"]) @ (p["w"] / jnp.sum((left @ p["w"]) ** 2)) @ p["o"]
+
+
 def convolved(p, x):
     y = lax.conv_general_dilated(x, p["w"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
     return y @ p["o"]
@@ -167,6 +175,8 @@ DECIDED = {
         X,
         MLP,
     ),
+    "spectral norm by power iteration": (power_iteration, LAYERS, X, MLP),
+    "printed": (printed, ENDS, X, EDGES),
     "norm by einsum": (
         lambda p, x: (
             (x @ p["i"]) @ (p["w"] / jnp.sqrt(jnp.einsum("ij,ij->j", p["w"], p["w"]))[None]) @ p["o"]
@@ -355,6 +365,27 @@ UNDECIDED = {
         "u",
         "looked up",
     ),
+    "rows of one table": (
+        lambda p, e: (p["u"][e] * p["u"][e + 1]).sum(-1),
+        {"u": (7, N)},
+        IDS,
+        "u",
+        "looked up",
+    ),
+    "part of a sum": (
+        lambda p, x: ((x @ p["i"]) * p["v"][None]).reshape(2, -1, 4).sum(-1),
+        {"i": (5, N), "v": (N,)},
+        X,
+        "v",
+        "split",
+    ),
+    "repeated data": (
+        lambda p, x: jnp.tanh(jnp.repeat((x @ p["i"])[:, :, None], 3, axis=2) * p["o"][None]).sum(1),
+        ENDS,
+        X,
+        "o",
+        "no sum follows",
+    ),
     "masked readout": (
         lambda p, e: (e[0] @ p["i"]) @ (p["o"] * jax.random.normal(e[1], p["o"].shape)),
         ENDS,
@@ -451,57 +482,3 @@ def test_nothing_is_computed():
     spec = jax.ShapeDtypeStruct((10**6, 10**6), jnp.float32)
     found = contractions(lambda w, x: x @ w, spec, spec, [(True, True)])
     assert found[0].contracted == (0,)
-
-
-LETTERS = "abcdefgh"
-
-
-@st.composite
-def einsum_networks(draw):
-    """A chain of einsum layers with permuted axes: subscripts, order, shape, role and input axes of each."""
-    layers = []
-    depth = draw(st.integers(1, 3))
-    blocks = [[3], *([["n"], [4, "n"]][draw(st.integers(0, 1))] for _ in range(depth)), [2]]
-    for inner, outer in zip(blocks[:-1], blocks[1:], strict=True):
-        ins, outs = LETTERS[: len(inner)], LETTERS[len(inner) : len(inner) + len(outer)]
-        order = draw(st.permutations(range(len(inner) + len(outer))))
-        names, sizes = ins + outs, [*inner, *outer]
-        kernel = "".join(names[axis] for axis in order)
-        kernel_first = draw(st.booleans())
-        subscripts = f"{kernel},z{ins}->z{outs}" if kernel_first else f"z{ins},{kernel}->z{outs}"
-        role = {(False, True): IN, (True, True): HID, (True, False): OUT, (False, False): FIX}[
-            "n" in inner, "n" in outer
-        ]
-        layers.append((subscripts, kernel_first, [sizes[axis] for axis in order], role, inner))
-    return layers, draw(st.booleans()), draw(st.booleans())
-
-
-@given(einsum_networks())
-@settings(max_examples=40, deadline=None)
-def test_permuted_axes(network):
-    """However the axes of the kernels are ordered, the roles are those of the network."""
-    layers, bias, same_width = network
-
-    def init(width):
-        resolve = lambda sizes: [width if size == "n" else size for size in sizes]  # noqa: E731
-        weights = {f"w{k}": jnp.zeros(resolve(shape)) for k, (_, _, shape, _, _) in enumerate(layers)}
-        biases = {f"b{k}": jnp.zeros(resolve(layer[4])) for k, layer in enumerate(layers)} if bias else {}
-        return weights | biases
-
-    def apply(_, params, x):
-        for k, (subscripts, kernel_first, _, _, _) in enumerate(layers):
-            if bias:
-                x = x + params[f"b{k}"][None]
-            kernel = params[f"w{k}"]
-            x = jnp.tanh(jnp.einsum(subscripts, *((kernel, x) if kernel_first else (x, kernel))))
-        return x
-
-    width = 4 if same_width else 12  # 4 is also a finite size of the network
-    leaves = probe(init, apply, jnp.ones((2, 3)), width=width, base_width=4)
-    for k, (_, _, _, role, inner) in enumerate(layers):
-        fan_in = 1
-        for size in inner:
-            fan_in *= width if size == "n" else size
-        assert (leaves[f"w{k}"].role, leaves[f"w{k}"].fan_in) == (role, fan_in)
-        if bias:
-            assert leaves[f"b{k}"].role is (IN if "n" in inner else FIX)

@@ -68,12 +68,13 @@ class Ledger:
         self.products.append(Product(value, kind, must_sum=must_sum))
         return len(self.products) - 1
 
-    def sum_product(self, number: int, labels: Labels) -> None:
-        """Closes a product by the sum over these axes."""
+    def sum_product(self, number: int, labels: Labels, kept: Labels) -> None:
+        """Closes a product by the sum over these axes; ``kept`` are those left over."""
         product = self.products[number]
         labels = labels & product.value.labels()
         if not labels:
             return
+        self._doubt_parts(labels & kept)
         if product.kind == "pair":
             reason = "rows looked up in it are multiplied with other rows and summed"
             self.doubt({leaf for leaf, _ in self.grows(labels)}, reason)
@@ -94,8 +95,12 @@ class Ledger:
     def use(self, value: Value, contracted: Labels, rest: Labels | None = None) -> None:
         """Records that parameters meet data, summed over ``contracted``; ``rest`` are the axes left over."""
         rest = value.labels() - contracted if rest is None else rest
-        parts = self.grows(contracted & rest)
-        self.doubt({leaf for leaf, _ in parts}, "a growing axis is split and only a part of it is summed")
+        for joint in value.joints:
+            twice = {leaf for leaf, _ in joint.left} & {leaf for leaf, _ in joint.right}
+            self.doubt(
+                {leaf for leaf in twice if len(self.growing[leaf]) == 1}, "it is multiplied with itself"
+            )
+        self._doubt_parts(contracted & rest)
         found = self._orient(value, contracted)
         self._separate_factors(value, found)
         visible = value.labels() | NONE.union(*(joint.left | joint.right for joint in value.joints))
@@ -107,6 +112,11 @@ class Ledger:
             picked = {axis for owner, axis in value.picked - visible if owner == leaf} - self.growing[leaf]
             shared = frozenset(picked - axes) if axes else frozenset[int]()
             self.uses.append((leaf, Use(axes | hidden, shared)))
+
+    def _doubt_parts(self, labels: Labels) -> None:
+        """Doubts growing axes that are both summed and left over."""
+        parts = {leaf for leaf, _ in self.grows(labels)}
+        self.doubt(parts, "a growing axis is split and only a part of it is summed")
 
     def _orient(self, value: Value, contracted: Labels) -> dict[int, frozenset[int]]:
         """Which axes of every parameter are summed, in a chain that the data enters at one end."""

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from collections.abc import Iterable, Sequence
 from math import prod
+from typing import Any
 
 Label = tuple[int, int]
 """One axis of one parameter: (index of the parameter among the leaves, axis)."""
@@ -71,6 +72,11 @@ class Value:
         return NONE.union(*self.dims)
 
 
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """The shape of a traced variable; () for tokens and the like."""
+    return tuple(getattr(variable.aval, "shape", ()))
+
+
 def plain(kind: Kind, rank: int) -> Value:
     """An array without a history worth keeping."""
     return Value(kind, (NONE,) * rank)
@@ -96,6 +102,14 @@ def union(values: Sequence[Value], dims: Sequence[Labels]) -> Value:
     )
 
 
+def factor(value: Value) -> Value:
+    """Parameters summed to a mere number (a norm, a spectral radius) scale what they meet and no more."""
+    if value.kind is Kind.PARAM and value.joints and not value.labels():
+        summed = NONE.union(*(joint.left | joint.right for joint in value.joints))
+        return dataclasses.replace(value, joints=frozenset(), reduced=value.reduced | summed)
+    return value
+
+
 def aligned(values: Sequence[Value], shapes: Sequence[Sequence[int]], shape: Sequence[int]) -> list[Labels]:
     """Axes of an entry-by-entry result: the union over the operands, where they are not repeated."""
     dims = [NONE] * len(shape)
@@ -113,6 +127,7 @@ def reshaped(value: Value, old: Sequence[int], new: Sequence[int]) -> Value:
     if 0 in old:
         return value.like([NONE] * len(new))
     dims: list[Labels] = [NONE] * len(new)
+    spread: set[int] = set()
     i = j = 0
     while i < len(old) or j < len(new):
         start_i, start_j = i, j
@@ -123,9 +138,12 @@ def reshaped(value: Value, old: Sequence[int], new: Sequence[int]) -> Value:
             else:
                 j += 1
         run = NONE.union(*value.dims[start_i:i])
+        repeated = all(axis in value.spread for axis in range(start_i, i) if old[axis] > 1)
         for axis in range(start_j, j):
             dims[axis] = run if new[axis] > 1 else NONE
-    return value.like(dims)
+            if repeated and new[axis] > 1:
+                spread.add(axis)
+    return dataclasses.replace(value.like(dims), spread=frozenset(spread))
 
 
 def axes_of(labels: Iterable[Label]) -> dict[int, frozenset[int]]:

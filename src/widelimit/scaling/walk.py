@@ -10,8 +10,9 @@ from typing import Any
 from jax.extend.core import Literal
 
 from widelimit.scaling.ledger import Ledger
-from widelimit.scaling.primitives import RULES, join, unknown
-from widelimit.scaling.provenance import NONE, Kind, Value, plain
+from widelimit.scaling.moves import join
+from widelimit.scaling.primitives import RULES, unknown
+from widelimit.scaling.provenance import NONE, Kind, Value, plain, shape_of
 
 ONE_TO_ONE = frozenset("optimization_barrier sort psum psum_invariant pmax pmin all_gather pvary".split())
 
@@ -48,7 +49,7 @@ def walk(ledger: Ledger, jaxpr: Any, ins: Sequence[Value]) -> list[Value]:
 
 def _constant(variable: Any) -> Value:
     """A number that depends on nothing."""
-    return plain(Kind.CONSTANT, len(getattr(variable.aval, "shape", ())))
+    return plain(Kind.CONSTANT, len(shape_of(variable)))
 
 
 def _operation(ledger: Ledger, eqn: Any, ins: list[Value]) -> list[Value]:
