@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import dis
 import inspect
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Protocol
+
+from widelimit.training.compilation import enable_compilation_cache
 
 _STRICT = "Exit with code 1 unless every claim holds."
 
@@ -130,16 +133,11 @@ def _use_compilation_cache() -> None:
     import jax
 
     settings: Any = jax.config
-    if not settings.jax_enable_compilation_cache or settings.jax_compilation_cache_dir:
-        return
+    if not settings.jax_enable_compilation_cache:
+        return  # switched off by the user, or by tests
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "widelimit" / "xla"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # no cache: slower, not wrong
-    if os.access(place, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(place))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    with contextlib.suppress(OSError):  # no cache: slower, not wrong
+        enable_compilation_cache(place)
 
 
 def _name(run: Callable[..., Any]) -> str:
