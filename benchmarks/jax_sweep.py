@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -49,21 +50,25 @@ class Grid:
 
         def loss(params: Any, batch: Any, rules: Rules) -> jax.Array:
             variables = {"params": params, "multipliers": rules.multiplier}
-            return cross_entropy(self.network.apply(variables, batch["x"]), batch["y"])
+            logits: Any = self.network.apply(variables, batch["x"])
+            return cross_entropy(logits, batch["y"])
 
         return Problem(initialise=initialise, loss=loss, optimizer=getattr(optim, optimizer))
 
     def run(self, optimizer: str) -> dict[str, Any]:
         """Times one pass over the grid."""
         start = time.perf_counter()
+        extras = rules(self.config, optimizer)
+        parameters = sum(math.prod(leaf.shape) for leaf in extras.leaves)
+        seeds, _, batch = self.order.shape
         result = sweep(
             self.problem(optimizer),
             learning_rates=self.rates,
-            seeds=range(len(self.order)),
+            seeds=range(seeds),
             data=self.data,
             batches=self.order,
-            mode=choose_mode(),
-            extras=rules(self.config, optimizer),
+            mode=choose_mode(parameters, batch, seeds * len(self.rates)),
+            extras=extras,
         )
         seconds = time.perf_counter() - start
         losses = result.losses
