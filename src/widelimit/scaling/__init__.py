@@ -2,6 +2,7 @@
 
 from widelimit.scaling.classify import Classification, classify
 from widelimit.scaling.describe import describe
+from widelimit.scaling.pairings import GrowingProduct, growing_products
 from widelimit.scaling.parametrization import (
     Parametrization,
     PerRole,
@@ -34,6 +35,7 @@ __all__ = [
     "Classification",
     "FIRST_SMALL_STEP",
     "FULL",
+    "GrowingProduct",
     "Leaf",
     "NO_ALIGNMENT",
     "Parametrization",
@@ -51,6 +53,7 @@ __all__ = [
     "fold",
     "from_json",
     "gradient_exponents",
+    "growing_products",
     "leaf_from_axes",
     "make_rules",
     "mean_field",

@@ -60,6 +60,18 @@ def contractions(
         >>> contractions(lambda w, x: x @ w.T, w, x, [(True, False)])[0].contracted
         (1,)
     """
+    ledger = record(function, params, example, growing, sources)
+    return [_decide(ledger, number, flags) for number, flags in enumerate(growing)]
+
+
+def record(
+    function: Callable[[Any, Any], Any],
+    params: Any,
+    example: Any,
+    growing: Sequence[Sequence[bool]],
+    sources: Collection[int] = (),
+) -> Ledger:
+    """Traces ``function(params, example)`` and returns the record of every meeting; see ``contractions``."""
     jaxpr = jax.make_jaxpr(function)(params, example)
     shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(params)]
     ledger = Ledger(growing)
@@ -70,7 +82,7 @@ def contractions(
     rest = jaxpr.jaxpr.invars[len(ins) :]
     walk(ledger, jaxpr, [*ins, *(plain(Kind.DATA, len(variable.aval.shape)) for variable in rest)])
     ledger.close()
-    return [_decide(ledger, number, flags) for number, flags in enumerate(growing)]
+    return ledger
 
 
 def _decide(ledger: Ledger, number: int, growing: Sequence[bool]) -> Contraction:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from widelimit.scaling.provenance import NONE, Kind, Label, Labels, Value, axes_of
@@ -44,14 +45,30 @@ class Ledger:
         self.doubts: list[tuple[int, str]] = []
         self.products: list[Product] = []
         self.stacked: set[Label] = set()
+        self.pairings: list[tuple[str, int]] = []
+        self._scopes: list[str] = []
 
-    def mark(self) -> tuple[int, int, int]:
+    def mark(self) -> tuple[int, int, int, int]:
         """Where the record stands, to come back to after a trial walk of a loop."""
-        return len(self.uses), len(self.doubts), len(self.products)
+        return len(self.uses), len(self.doubts), len(self.products), len(self.pairings)
 
-    def rewind(self, mark: tuple[int, int, int]) -> None:
+    def rewind(self, mark: tuple[int, int, int, int]) -> None:
         """Forgets what a trial walk recorded."""
-        del self.uses[mark[0] :], self.doubts[mark[1] :], self.products[mark[2] :]
+        del self.uses[mark[0] :], self.doubts[mark[1] :], self.products[mark[2] :], self.pairings[mark[3] :]
+
+    @contextlib.contextmanager
+    def inside(self, scope: str) -> Iterator[None]:
+        """While it lasts, what is recorded lies inside this named part of the program."""
+        self._scopes.append(scope)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def pair(self, line: str, size: int) -> None:
+        """Records that two activations were multiplied and summed over so many entries."""
+        scope = "/".join(filter(None, self._scopes))
+        self.pairings.append((f"{scope} at {line}" if scope else line, size))
 
     def grows(self, labels: Iterable[Label]) -> Labels:
         """Those of the axes that grow with width."""

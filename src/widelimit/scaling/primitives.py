@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
+
+from jax.extend.source_info_util import summarize
 
 from widelimit.scaling.entrywise import ENTRYWISE, entrywise
 from widelimit.scaling.ledger import Ledger, meets
@@ -67,8 +70,13 @@ def dot(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Value:
         ledger.use(value, sums[side], rest)
         return plain(Kind.DATA, len(dims))
     if Kind.DATA in (left.kind, right.kind):
-        for value, gone, others in zip(ins, sums, free, strict=True):
-            _sum_data(ledger, value, gone, NONE.union(*others))
+        sides = [
+            (value, gone, NONE.union(*others)) for value, gone, others in zip(ins, sums, free, strict=True)
+        ]
+        if left.kind is right.kind and not any(_is_matrix(ledger, *each) for each in sides):
+            ledger.pair(summarize(eqn.source_info), prod(eqn.invars[0].aval.shape[axis] for axis in left_sum))
+        for each in sides:
+            _sum_data(ledger, *each)
         return plain(Kind.DATA, len(dims))
     joined = union(ins, dims)
     if joined.kind is Kind.CONSTANT:
@@ -76,6 +84,15 @@ def dot(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Value:
     if left.leaves & right.leaves and not (NONE.union(*free[0]) or NONE.union(*free[1])):
         return factor(replace(joined, reduced=joined.reduced | sums[0] | sums[1]))  # a norm
     return factor(replace(joined, joints=joined.joints | {Joint(*sums)}))
+
+
+def _is_matrix(ledger: Ledger, value: Value, gone: Labels, free: Labels) -> bool:
+    """Whether this side, although it depends on the data, is a weight (masked, say) and no activation."""
+    products = [ledger.products[number] for number in value.products]
+    summed = {
+        leaf for product in products if product.kind == "product" for leaf, _ in product.value.labels() & gone
+    }
+    return any(len(ledger.growing[leaf]) > 1 for leaf in summed) or bool(summed & {leaf for leaf, _ in free})
 
 
 def _sum_data(ledger: Ledger, value: Value, gone: Labels, free: Labels) -> None:
@@ -105,6 +122,8 @@ def convolution(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Value:
         return plain(Kind.DATA, rank)
     if image.kind is Kind.PARAM and kernel.kind is Kind.DATA:
         ledger.doubt(image.leaves, "it is convolved with a kernel that depends on the data")
+    if image.kind is kernel.kind is Kind.DATA:
+        ledger.pair(summarize(eqn.source_info), prod(eqn.invars[1].aval.shape[axis] for axis in summed))
     if Kind.DATA in (image.kind, kernel.kind):
         return plain(Kind.DATA, rank)
     dims = [NONE] * rank

@@ -42,7 +42,8 @@ def walk(ledger: Ledger, jaxpr: Any, ins: Sequence[Value]) -> list[Value]:
     known.update((variable, _constant(variable)) for variable in open_jaxpr.constvars)
     known.update(zip(open_jaxpr.invars, ins, strict=True))
     for eqn in open_jaxpr.eqns:
-        outs = _operation(ledger, eqn, [look(variable) for variable in eqn.invars])
+        with ledger.inside(str(eqn.source_info.name_stack)):
+            outs = _operation(ledger, eqn, [look(variable) for variable in eqn.invars])
         known.update(zip(eqn.outvars, outs, strict=True))
     return [look(variable) for variable in open_jaxpr.outvars]
 
