@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Float, Int32
 
 PyTree = Any
 
@@ -45,15 +45,6 @@ class Grid:
     def chunks(self) -> int:
         """How many chunks the steps fill."""
         return -(-self.steps // self.length)
-
-    def of_cells(self, cells: Int[np.ndarray, " G"]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which rate and which seed each cell has."""
-        return cells // len(self.seeds), cells % len(self.seeds)
-
-    def chunk_of(self, seeds: Int[np.ndarray, " G"], index: int) -> Int32[np.ndarray, "G length batch"]:
-        """Returns the batches of one chunk; the last is filled up with rows that will not count."""
-        part = self.batches[seeds, index * self.length : (index + 1) * self.length]
-        return np.pad(part, ((0, 0), (0, self.length - part.shape[1]), (0, 0)))
 
 
 def check_grid(

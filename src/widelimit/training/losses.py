@@ -40,8 +40,8 @@ def mse(outputs: Float[Array, "batch outputs"], targets: Float[Array, "batch out
 def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
     r"""Cross-entropy with integer labels, in nats, averaged over the batch.
 
-    ``L = 1/B sum_b (log sum_k exp z_bk - z_b,label(b))``, as ``torch.nn.CrossEntropyLoss()``. Labels must lie in
-    ``0..classes-1``, which compiled code cannot check; ``Dataset`` refuses others when it is made.
+    ``L = 1/B sum_b (log sum_k exp z_bk - z_b,label(b))``, as ``torch.nn.CrossEntropyLoss()``.
+    Labels must lie in ``0..classes-1``, which compiled code cannot check; ``Dataset`` refuses others.
 
     Args:
         logits: z, of shape [batch, classes].

@@ -56,94 +56,102 @@ class Cell(NamedTuple):
     Attributes:
         params: the weights; those of the step where it diverged, if it did.
         state: of the optimizer, likewise.
-        ceiling: the loss above which the cell counts as diverged.  # shape=()
+        rate: its learning rate.  # shape=()
+        seed: the index of its seed.  # shape=(), dtype=int32
+        step: the number of the next step.  # shape=(), dtype=int32
+        ceiling: the loss above which it counts as diverged.  # shape=()
         diverged_at: the step where it did, -1 before.  # shape=(), dtype=int32
     """
 
     params: PyTree
     state: PyTree
+    rate: Float[Array, ""]
+    seed: Int[Array, ""]
+    step: Int[Array, ""]
     ceiling: Float[Array, ""]
     diverged_at: Int[Array, ""]
 
 
-class Chunk(NamedTuple):
-    """What a chunk of steps reads, beside the cells.
+class Shared(NamedTuple):
+    """What all cells read. It stays on the device, so that a call hands over nothing but references.
 
     Attributes:
-        first: number of its first step.
-        steps: how many steps there are in all; the steps beyond, which fill the last chunk, change nothing.
-        divergence: multiple of the first loss that counts as diverged.
+        rates: the learning rates.  # shape=(R,)
+        keys: one per seed.  # shape=(S,)
+        batches: the rows of every step.  # shape=(S, T, batch), dtype=int32
+        divergence: the multiple of its first loss at which a cell counts as diverged.  # shape=()
         data: arrays with one row per sample.
-        extras: passed on to the problem's functions.
+        evaluation: for the problem's ``measure``.
+        extras: for the problem's functions.
     """
 
-    first: Any  # shape=()
-    steps: Any  # shape=()
-    divergence: Any  # shape=()
+    rates: Any
+    keys: Any
+    batches: Any
+    divergence: Any
     data: PyTree
+    evaluation: PyTree
     extras: Any
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "mesh"))
-def start(problem: Problem, mesh: Mesh | None, key: Array, rate: Array, extras: Any) -> Cell:
-    """Returns cells before their first step; arguments up to ``extras`` have a leading axis of cells."""
+def start(problem: Problem, mesh: Mesh | None, number: Int[Any, " G"], shared: Shared) -> Cell:
+    """Returns cells before their first step. Cell ``r S + s`` has rate r and seed s."""
 
-    def one(key: Array, rate: Array, extras: Any) -> Cell:
-        params = problem.initialise(key, extras)
-        state = problem.optimizer(rate, extras).init(params)
-        return Cell(params, state, jnp.zeros_like(rate), jnp.int32(-1))
+    def one(number: Array, shared: Shared) -> Cell:
+        index, seed = jnp.divmod(number, shared.keys.shape[0])
+        rate = shared.rates[index]
+        params = problem.initialise(shared.keys[seed], shared.extras)
+        state = problem.optimizer(rate, shared.extras).init(params)
+        return Cell(params, state, rate, seed, jnp.int32(0), jnp.zeros_like(rate), jnp.int32(-1))
 
-    return _over_cells(one, mesh, 2)(key, rate, extras)
+    return _over_cells(one, mesh)(number, shared)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "mesh"), donate_argnames="cell")
+@functools.partial(jax.jit, static_argnames=("problem", "mesh", "length"), donate_argnames="cell")
 def advance(
-    problem: Problem, mesh: Mesh | None, cell: Cell, rate: Array, batches: Array, chunk: Chunk
-) -> tuple[Cell, Array]:
-    """Returns the cells after a chunk of steps, and their loss before every step, of shape [cells, steps].
+    problem: Problem, mesh: Mesh | None, length: int, cell: Cell, shared: Shared
+) -> tuple[Cell, Float[Array, "G length"]]:
+    """Returns the cells after ``length`` steps, and their loss before every step.
 
-    A step whose loss is not finite or exceeds the ceiling is not taken, nor is any after it. The selection is
-    by ``where``, which lets no NaN through, and XLA fuses it into the loops of the optimizer: measured on
-    CPU, it costs nothing beside them (9.5 and 9.6 us for Adam on 128 x 128 weights, without and with).
+    A step whose loss is not finite or exceeds the ceiling is not taken, nor is any after it, nor one beyond
+    the last. The selection is by ``where``, which lets no NaN through; XLA fuses it into the loops of the
+    optimizer, beside whose traffic it costs little (about 5% of a step at width 128).
     """
 
-    def one(cell: Cell, rate: Array, batches: Array, chunk: Chunk) -> tuple[Cell, Array]:
-        optimizer = problem.optimizer(rate, chunk.extras)
+    def one(cell: Cell, shared: Shared) -> tuple[Cell, Array]:
+        optimizer = problem.optimizer(cell.rate, shared.extras)
+        steps = shared.batches.shape[1]
 
-        def step(cell: Cell, now: tuple[Array, Array]) -> tuple[Cell, Array]:
-            number, rows = now
-            batch = jax.tree.map(lambda array: array[rows], chunk.data)
-            loss, gradient = jax.value_and_grad(problem.loss)(cell.params, batch, chunk.extras)
-            ceiling = jnp.where(number == 0, chunk.divergence * jnp.abs(loss), cell.ceiling)
+        def step(cell: Cell, _: None) -> tuple[Cell, Array]:
+            rows = shared.batches[cell.seed, jnp.minimum(cell.step, steps - 1)]
+            batch = jax.tree.map(lambda array: array[rows], shared.data)
+            loss, gradient = jax.value_and_grad(problem.loss)(cell.params, batch, shared.extras)
+            ceiling = jnp.where(cell.step == 0, shared.divergence * jnp.abs(loss), cell.ceiling)
             fine = jnp.isfinite(loss) & (loss <= ceiling)
-            real, alive = number < chunk.steps, cell.diverged_at < 0
-            diverged_at = jnp.where(real & alive & ~fine, number, cell.diverged_at)
+            open_ = (cell.diverged_at < 0) & (cell.step < steps)
+            diverged_at = jnp.where(open_ & ~fine, cell.step, cell.diverged_at)
             updates, state = optimizer.update(gradient, cell.state, cell.params)
             moved = optax.apply_updates(cell.params, updates)
-            go = real & alive & fine
             params, state = jax.tree.map(
-                lambda new, old: jnp.where(go, new, old), (moved, state), (cell.params, cell.state)
+                lambda new, old: jnp.where(open_ & fine, new, old), (moved, state), (cell.params, cell.state)
             )
-            seen = jnp.where(alive & fine, loss, jnp.inf)
-            return Cell(params, state, ceiling, diverged_at), seen
+            after = Cell(params, state, cell.rate, cell.seed, cell.step + 1, ceiling, diverged_at)
+            return after, jnp.where(diverged_at < 0, loss, jnp.inf)
 
-        numbers = chunk.first + jnp.arange(batches.shape[0], dtype=jnp.int32)
-        return jax.lax.scan(step, cell, (numbers, batches))
+        return jax.lax.scan(step, cell, length=length)
 
-    return _over_cells(one, mesh, 3)(cell, rate, batches, chunk)
+    return _over_cells(one, mesh)(cell, shared)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "mesh"))
-def measure(
-    problem: Problem, mesh: Mesh | None, params: PyTree, shared: tuple[PyTree, Any]
-) -> dict[str, Array]:
-    """Returns what the problem measures of every cell, each of shape [cells]."""
+def measure(problem: Problem, mesh: Mesh | None, params: PyTree, shared: Shared) -> PyTree:
+    """Returns what the problem measures of every cell, each of shape [G]."""
 
-    def one(params: PyTree, shared: tuple[PyTree, Any]) -> dict[str, Array]:
-        evaluation, extras = shared
-        return dict(problem.measure(params, evaluation, extras)) if problem.measure else {}
+    def one(params: PyTree, shared: Shared) -> dict[str, Array]:
+        return dict(problem.measure(params, shared.evaluation, shared.extras)) if problem.measure else {}
 
-    return _over_cells(one, mesh, 1)(params, shared)
+    return _over_cells(one, mesh)(params, shared)
 
 
 def mesh_of(devices: tuple[jax.Device, ...]) -> Mesh | None:
@@ -156,19 +164,17 @@ def place(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec, device: jax.Devi
     return jax.device_put(tree, device if mesh is None else NamedSharding(mesh, spec))
 
 
-def _over_cells(function: Callable[..., Any], mesh: Mesh | None, cells: int) -> Callable[..., Any]:
-    """Applies a function of one cell to many: its first ``cells`` arguments are per cell, one is shared."""
+def _over_cells(function: Callable[[Any, Shared], Any], mesh: Mesh | None) -> Callable[[Any, Shared], Any]:
+    """Applies a function of one cell to all those of a group, each device to its own."""
 
-    def local(*arguments: Any) -> Any:
-        own, shared = arguments[:cells], arguments[cells]
-        if jax.tree.leaves(own)[0].shape[0] == 1:  # one cell at a time: plain products, no batch axis
-            result = function(*jax.tree.map(lambda a: a[0], own), shared)
+    def local(own: Any, shared: Shared) -> Any:
+        if jax.tree.leaves(own)[0].shape[0] == 1:  # plain products: no axis of one cell in them
+            result = function(jax.tree.map(lambda a: a[0], own), shared)
             return jax.tree.map(lambda a: a[None], result)
-        return jax.vmap(function, in_axes=(0,) * cells + (None,))(*own, shared)
+        return jax.vmap(function, in_axes=(0, None))(own, shared)
 
     if mesh is None:
         return local
     # Cells do not talk to each other, so there is nothing for the check of replicated values to find, and
     # inside the user's functions (a scan whose carry starts from a constant) it would raise.
-    in_specs = (CELLS,) * cells + (SHARED,)
-    return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=CELLS, check_vma=False)
+    return jax.shard_map(local, mesh=mesh, in_specs=(CELLS, SHARED), out_specs=CELLS, check_vma=False)

@@ -14,7 +14,7 @@ from widelimit.training import program
 from widelimit.training.checkpoint import Checkpoint
 from widelimit.training.cost import Mode
 from widelimit.training.grid import Grid
-from widelimit.training.program import Cell, Chunk, Problem
+from widelimit.training.program import Cell, Problem, Shared
 
 PyTree = Any
 
@@ -50,13 +50,19 @@ class Run:
         self, problem: Problem, grid: Grid, mode: Mode, devices: tuple[jax.Device, ...], inputs: Inputs
     ):
         self.problem, self.grid = problem, grid
-        self.mesh, self._device = program.mesh_of(devices), devices[0]
-        self._keys = jax.vmap(jax.random.key)(np.asarray(grid.seeds))
-        dtype, names = _trace(problem, grid, self._keys[0], inputs)
-        self._rates = grid.rates.astype(dtype)
-        self._divergence = np.asarray(inputs.divergence, dtype)
-        shared = (inputs.data, inputs.extras, inputs.evaluation)
-        self._data, self._extras, self._evaluation = self._put(shared, program.SHARED)
+        self._mesh, self._device = program.mesh_of(devices), devices[0]
+        keys = jax.vmap(jax.random.key)(np.asarray(grid.seeds, np.uint32))
+        dtype, names = _trace(problem, grid, keys[0], inputs)
+        shared = Shared(
+            rates=grid.rates.astype(dtype),
+            keys=keys,
+            batches=grid.batches,
+            divergence=np.asarray(inputs.divergence, dtype),
+            data=inputs.data,
+            evaluation=inputs.evaluation,
+            extras=inputs.extras,
+        )
+        self._shared = program.place(shared, self._mesh, program.SHARED, self._device)
 
         groups = _groups(grid.cells, mode.group, len(devices))
         self._waves = [groups[i : i + mode.in_flight] for i in range(0, len(groups), mode.in_flight)]
@@ -86,23 +92,14 @@ class Run:
     def advance(self) -> None:
         """Runs one chunk of the present wave: starts it before its first, measures it after its last."""
         groups = self._waves[self._wave]
-        rows = [self.grid.of_cells(group) for group in groups]
-        rates = [self._put(self._rates[rate], program.CELLS) for rate, _ in rows]
+        common = (self.problem, self._mesh)
         if self._chunk == 0:
-            keys = [self._put(self._keys[seed], program.CELLS) for _, seed in rows]
-            self._running = [
-                program.start(self.problem, self.mesh, key, rate, self._extras)
-                for key, rate in zip(keys, rates, strict=True)
-            ]
-        first = self._chunk * self.grid.length
-        chunk = Chunk(first, self.grid.steps, self._divergence, self._data, self._extras)
+            self._running = [program.start(*common, group, self._shared) for group in groups]
         losses = []
-        for index, (_, seed) in enumerate(rows):  # calls return at once: those in flight run side by side
-            batches = self._put(self.grid.chunk_of(seed, self._chunk), program.CELLS)
-            self._running[index], loss = program.advance(
-                self.problem, self.mesh, self._running[index], rates[index], batches, chunk
-            )
+        for index, cell in enumerate(self._running):  # calls return at once: those in flight run side by side
+            self._running[index], loss = program.advance(*common, self.grid.length, cell, self._shared)
             losses.append(loss)
+        first = self._chunk * self.grid.length
         until = min(first + self.grid.length, self.grid.steps)
         for group, loss in zip(groups, losses, strict=True):
             self.losses[group, first:until] = np.asarray(loss)[:, : until - first]
@@ -113,8 +110,7 @@ class Run:
     def _measure(self) -> None:
         """Records what the finished wave ends with, and moves on to the next."""
         measured = [
-            program.measure(self.problem, self.mesh, cell.params, (self._evaluation, self._extras))
-            for cell in self._running
+            program.measure(self.problem, self._mesh, cell.params, self._shared) for cell in self._running
         ]
         for group, cell, values in zip(self._waves[self._wave], self._running, measured, strict=True):
             diverged_at = np.asarray(cell.diverged_at)
@@ -146,7 +142,8 @@ class Run:
         self._wave, self._chunk = divmod(number, self.grid.chunks)
         leaves, treedef = jax.tree.flatten(self._cells_after(number))
         cells = [_typed(state[f"cells/{i}"], leaf) for i, leaf in enumerate(leaves)]
-        self._running = self._put(jax.tree.unflatten(treedef, cells), program.CELLS)
+        running = jax.tree.unflatten(treedef, cells)
+        self._running = program.place(running, self._mesh, program.CELLS, self._device)
 
     def _record(self) -> dict[str, np.ndarray]:
         """What is known of the cells so far; the arrays themselves, not copies."""
@@ -163,26 +160,22 @@ class Run:
         wave, chunk = divmod(number, self.grid.chunks)
         if chunk == 0:
             return []
-        rows = [self.grid.of_cells(group) for group in self._waves[wave]]
         return [
             jax.eval_shape(
-                lambda key, rate: program.start(self.problem, self.mesh, key, rate, self._extras),
-                self._keys[seed],
-                self._rates[rate],
+                lambda cells, shared: program.start(self.problem, self._mesh, cells, shared),
+                group,
+                self._shared,
             )
-            for rate, seed in rows
+            for group in self._waves[wave]
         ]
-
-    def _put(self, tree: PyTree, spec: Any) -> PyTree:
-        """Puts arrays where the programs expect them."""
-        return program.place(tree, self.mesh, spec, self._device)
 
 
 def _groups(cells: int, group: int, devices: int) -> list[np.ndarray]:
     """Splits the cells into groups of one size, a multiple of the devices; the last cell fills the last."""
     count = math.ceil(cells / (group * devices))
     size = math.ceil(cells / count / devices) * devices
-    return [np.minimum(np.arange(i, i + size), cells - 1) for i in range(0, cells, size)]
+    starts = range(0, cells, size)
+    return [np.minimum(np.arange(i, i + size), cells - 1).astype(np.int32) for i in starts]
 
 
 def _trace(problem: Problem, grid: Grid, key: jax.Array, inputs: Inputs) -> tuple[Any, list[str]]:
