@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from widelimit.compare.one_step import LinearProblem, _leaves, best_rate, limiting_rate, loss_polynomial
+from widelimit.compare import LinearProblem, LinearWeights, best_rate, limiting_rate, loss_polynomial
+from widelimit.compare.one_step import _leaves
 from widelimit.optim import sgd
 from widelimit.scaling import make_rules, mean_field, mup, ntk, standard
 
@@ -19,14 +20,14 @@ def problem(trained=("input", "hidden", "output"), base_width=16, layers=2):
     return LinearProblem(inputs, targets, layers, base_width, trained)
 
 
+def draw(task, width, seed):
+    return LinearWeights.draw(task, width, np.random.default_rng(seed))
+
+
 def best_rates(parametrization, width, seeds, **options):
+    task = problem(**options)
     return np.array(
-        [
-            best_rate(
-                loss_polynomial(problem(**options), parametrization, width, np.random.default_rng(seed))
-            )
-            for seed in range(seeds)
-        ]
+        [best_rate(loss_polynomial(task, parametrization, draw(task, width, s))) for s in range(seeds)]
     )
 
 
@@ -56,7 +57,7 @@ def test_polynomial_is_the_loss_after_a_real_step(parametrization, eta):
         optimizer = sgd(eta, rules)
         updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
         after = float(loss(jax.tree.map(jnp.add, params, updates)))
-    polynomial = loss_polynomial(task, parametrization, width, np.random.default_rng(3))
+    polynomial = loss_polynomial(task, parametrization, draw(task, width, 3))
     assert np.polynomial.polynomial.polyval(eta, polynomial) == pytest.approx(after, rel=1e-9)
 
 
@@ -101,6 +102,10 @@ def test_sp_optimum_falls_like_one_over_width():
         (lambda: LinearProblem(np.eye(3), np.ones(3), 0, 8), "hidden_layers >= 1"),
         (lambda: LinearProblem(np.eye(3), np.ones(3), 1, 8, ("bias",)), "subset of"),
         (lambda: best_rate(np.array([1.0, 1.0, 1.0])), "falls before it rises"),
+        (
+            lambda: loss_polynomial(problem(layers=2), mup(), draw(problem(layers=1), 8, 0)),
+            "expected weights for 5 inputs and 2 hidden layers; got 5 and 1",
+        ),
     ],
 )
 def test_bad_input_says_what_to_do(call, message):

@@ -5,6 +5,13 @@ Arrays of numbers in, estimates with standard errors out; nothing here knows a n
 
 from widelimit.compare.claims import Claim
 from widelimit.compare.fit import PowerLaw, fit_exponent
+from widelimit.compare.one_step import (
+    LinearProblem,
+    LinearWeights,
+    best_rate,
+    limiting_rate,
+    loss_polynomial,
+)
 from widelimit.compare.optimum import Optimum, find_optimum, widen
 from widelimit.compare.statistics import (
     CombinedZ,
@@ -27,9 +34,12 @@ __all__ = [
     "Claim",
     "CombinedZ",
     "Estimate",
+    "LinearProblem",
+    "LinearWeights",
     "Optimum",
     "PowerLaw",
     "Summary",
+    "best_rate",
     "bootstrap_counts",
     "bootstrap_stderr",
     "combine_z",
@@ -38,6 +48,8 @@ __all__ = [
     "find_optimum",
     "fit_exponent",
     "joint_stderr",
+    "limiting_rate",
+    "loss_polynomial",
     "markdown_table",
     "mean_over_seeds",
     "paired_difference",

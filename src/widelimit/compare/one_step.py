@@ -133,72 +133,111 @@ def limiting_rate(problem: LinearProblem, parametrization: Parametrization) -> f
     return float(problem.targets @ moved / (strength * moved @ moved))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearWeights:
+    """Weights of a deep linear network before a parametrization scales them: all entries are N(0, 1).
+
+    One draw serves every parametrization and every choice of what is trained, so that they differ in nothing
+    else. The width is ``len(readout)``.
+
+    Args:
+        first: W_0, [n, D].
+        hidden: W_1 ... W_L, each [n, n].
+        readout: v, [n].
+
+    Example:
+        >>> problem = LinearProblem(np.eye(2), np.ones(2), hidden_layers=3, base_width=8)
+        >>> len(LinearWeights.draw(problem, 16, np.random.default_rng(0)).hidden)
+        3
+    """
+
+    first: Float[Array, "n D"]
+    hidden: tuple[Float[Array, "n n"], ...]
+    readout: Float[Array, " n"]
+
+    @classmethod
+    def draw(cls, problem: LinearProblem, width: int, generator: np.random.Generator) -> LinearWeights:
+        """Returns new weights.
+
+        Args:
+            problem: gives depth and number of inputs.
+            width: n.
+            generator: where they come from.
+        """
+        first = generator.normal(size=(width, problem.inputs.shape[1]))
+        hidden = tuple(generator.normal(size=(width, width)) for _ in range(problem.hidden_layers))
+        return cls(first, hidden, generator.normal(size=width))
+
+
 def loss_polynomial(
-    problem: LinearProblem, parametrization: Parametrization, width: int, generator: np.random.Generator
+    problem: LinearProblem, parametrization: Parametrization, weights: LinearWeights
 ) -> Float[Array, " k"]:
     r"""Returns the exact loss after one step of gradient descent, as a polynomial in the learning rate.
 
-    Each updated matrix is ``W_l + eta rho_l u_l p_l^T`` (u the backward, p the forward vector), so the
-    output is a polynomial in eta of degree L + 2; its coefficients are propagated through the layers without
-    forming an update.
+    Each updated matrix is ``W_l - eta rho_l u_l p_l^T`` (u the backward vector, p the forward one, summed
+    over samples with their errors), so the output is a polynomial in eta of degree L + 2. What a step adds to
+    the activations of layer l lies in the span of l + 1 vectors, ``W_l ... W_{j+1} u_j``; these and their
+    coefficients are carried through the layers, and no update is ever formed.
 
     Args:
         problem: data and depth.
         parametrization: its SGD rules at this width.
-        width: n.
-        generator: draws the initial weights.
+        weights: before scaling.
 
     Returns:
         Coefficients, lowest order first.
 
+    Raises:
+        ValueError: if the weights are of another problem.
+
     Example:
         >>> from widelimit.scaling import mup
         >>> problem = LinearProblem(np.eye(2), np.ones(2), hidden_layers=1, base_width=8)
-        >>> loss_polynomial(problem, mup(), 8, np.random.default_rng(0)).shape
+        >>> loss_polynomial(problem, mup(), LinearWeights.draw(problem, 8, np.random.default_rng(0))).shape
         (7,)
 
     Reference:
         arXiv 2511.01734, Section 3.
     """
+    x, y, width = problem.inputs.T, problem.targets, len(weights.readout)
+    if weights.first.shape != (width, len(x)) or len(weights.hidden) != problem.hidden_layers:
+        raise ValueError(
+            f"expected weights for {len(x)} inputs and {problem.hidden_layers} hidden layers; got "
+            f"{weights.first.shape[1]} and {len(weights.hidden)}: draw them for this problem."
+        )
     std, rate = _effective(problem, parametrization, width)
-    x, y = problem.inputs.T, problem.targets
-    first = generator.normal(size=(width, len(x))) * std["input"]
-    matrices = [generator.normal(size=(width, width)) * std["hidden"] for _ in range(problem.hidden_layers)]
-    readout = generator.normal(size=width) * std["output"]
 
-    forward = [first @ x]
-    for matrix in matrices:
-        forward.append(matrix @ forward[-1])
+    forward = [std["input"] * (weights.first @ x)]
+    for matrix in weights.hidden:
+        forward.append(std["hidden"] * (matrix @ forward[-1]))
+    readout = std["output"] * weights.readout
     error = (readout @ forward[-1] - y) / len(y)
-    # The gradient of W_l is u_l p_l^T with p_l = activations @ error; the step goes against it.
-    directions = [activation @ error for activation in forward]
     backward = [readout]
-    for matrix in reversed(matrices):
-        backward.insert(0, matrix.T @ backward[0])
+    for matrix in reversed(weights.hidden):
+        backward.insert(0, std["hidden"] * (backward[0] @ matrix))
 
-    # layer[k] holds the coefficient of eta^k of the activations on all samples.
-    layer = [forward[0], -rate["input"] * np.outer(backward[0], (x @ error) @ x)]
-    for matrix, direction, back in zip(matrices, directions[:-1], backward[1:], strict=True):
-        through = [matrix @ term for term in layer]
-        updates = [-rate["hidden"] * np.outer(back, direction @ term) for term in layer]
-        layer = _add_shifted(through, updates)
-    outputs = _add_shifted(
-        [readout @ term for term in layer], [-rate["output"] * directions[-1] @ term for term in layer]
-    )
-    residual = np.stack(outputs)
-    residual[0] -= y
-    degree = 2 * (len(residual) - 1)
-    loss = np.zeros(degree + 1)
+    # Activations after the step: forward + sum_k eta^k basis @ moved[k], with moved[k] of shape [basis, P].
+    basis = backward[0][:, None]
+    moved = [np.zeros((1, len(y))), -rate["input"] * ((x @ error) @ x)[None]]
+    for matrix, before, back in zip(weights.hidden, forward[:-1], backward[1:], strict=True):
+        seen = _seen(before @ error, before, basis, moved)
+        basis = np.column_stack([std["hidden"] * (matrix @ basis), back])
+        steps = [np.zeros_like(y), *(-rate["hidden"] * term for term in seen)]
+        moved = [np.vstack([old, step]) for old, step in zip([*moved, 0 * moved[0]], steps, strict=True)]
+    outputs = [*_seen(readout, forward[-1], basis, moved), np.zeros_like(y)]
+    for k, term in enumerate(_seen(forward[-1] @ error, forward[-1], basis, moved)):
+        outputs[k + 1] = outputs[k + 1] - rate["output"] * term
+    residual = np.stack([outputs[0] - y, *outputs[1:]])
+    loss = np.zeros(2 * len(residual) - 1)
     for i, left in enumerate(residual):
-        for j, right in enumerate(residual):
-            loss[i + j] += left @ right / (2 * len(y))
+        loss[i : i + len(residual)] += residual @ left / (2 * len(y))
     return loss
 
 
-def _add_shifted(terms: list[Array], updates: list[Array]) -> list[Array]:
-    """Returns the coefficients of ``terms(eta) + eta updates(eta)``."""
-    zero = np.zeros_like(terms[0])
-    return [term + update for term, update in zip([*terms, zero], [zero, *updates], strict=True)]
+def _seen(vector: Array, before: Array, basis: Array, moved: list[Array]) -> list[Array]:
+    """Returns a vector's products with the activations after the step, by order in the rate."""
+    inner = vector @ basis
+    return [vector @ before + inner @ moved[0], *(inner @ term for term in moved[1:])]
 
 
 def best_rate(loss: Float[Array, " k"]) -> float:
