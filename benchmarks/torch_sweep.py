@@ -12,6 +12,7 @@ built inside the timed region, as ours are.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -63,14 +64,13 @@ class Grid:
             history.append(loss.detach())
         return torch.stack(history)
 
-    def run(self, optimizer: str, impl: str, threads: int) -> dict[str, Any]:
-        """Times one pass over the grid; losses are read once, at its end."""
+    def run(self, optimizer: str, impl: str, threads: int, cells: int | None = None) -> dict[str, Any]:
+        """Times one pass over the grid, or its first so many cells; losses are read once, at its end."""
         torch.set_num_threads(threads)
         kwargs = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}[impl]
         start = time.perf_counter()
-        losses = [
-            self.cell(rate, seed, optimizer, kwargs) for rate in self.rates for seed in range(len(self.order))
-        ]
+        grid = itertools.islice(itertools.product(self.rates, range(len(self.order))), cells)
+        losses = [self.cell(rate, seed, optimizer, kwargs) for rate, seed in grid]
         table = torch.stack(losses).numpy()
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "cell_steps": table.size, "final_loss": table[:, -1].tolist()}
