@@ -26,7 +26,7 @@ from experiments import transfer_report
 from experiments.mlp_sweep import Network, load, parameter_count, sweep_cells
 from widelimit.compare import Optimum, Summary, find_optimum, widen
 from widelimit.scaling import Parametrization, mean_field, mup, ntk, standard
-from widelimit.training import Mode, Progress, Results, choose_mode, main, open_results, pivot
+from widelimit.training import Checkpoint, Mode, Progress, Results, choose_mode, main, open_results, pivot
 
 PARAMETRIZATIONS: Mapping[str, Parametrization] = {
     "standard": standard(),
@@ -59,6 +59,7 @@ class Config:
         spacing: distance of neighbouring rates, in log2.
         center_sgd: log2 of the rate in the middle of SGD's window at the base width.
         center_adam: log2 of the rate in the middle of Adam's window at the base width.
+        checkpoint_seconds: time between two checkpoints of a running grid; 0 takes one after every chunk.
     """
 
     preset: Literal["smoke", "default", "full"] = "default"
@@ -72,11 +73,12 @@ class Config:
     optimizers: tuple[str, ...] = ("sgd", "adam")
     batch_size: int = 64
     steps: int = 50
-    seeds: int = 4
+    seeds: int = 6
     rates: int = 12
     spacing: float = 0.5
     center_sgd: float = -1.0
     center_adam: float = -7.0
+    checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         """Says what cannot be run, before anything is."""
@@ -182,8 +184,11 @@ def _search(config: Config, results: Results, data: Any, network: Network) -> Op
         if missing:
             seeds = range(config.seed, config.seed + config.seeds)
             mode = Mode(**results.plan["modes"][str(network.width)])
-            rows = sweep_cells(results, data, network, missing, seeds, config.steps, config.batch_size, mode)
-            results.append(*rows)
+            store = Checkpoint(
+                results.directory / "checkpoints" / "-".join(map(str, case.values())),
+                config.checkpoint_seconds,
+            )
+            results.append(*sweep_cells(data, network, missing, seeds, config, mode, store))
         best = _optimum(results, case)
         wanted = [float(rate) for rate in widen(best, cells=3)]
         if not wanted:
