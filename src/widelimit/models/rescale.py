@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from widelimit.models.foldable import ATTENTION, refuse_growing_products, refuse_normalised
 from widelimit.scaling import Leaf, Rules, fold, make_rules
 
 PyTree = Any
-Init = Callable[[int, jax.Array], PyTree]
 
-# How many standard errors a measured ratio may lie from a power of the fans before it is taken as it is.
-_SIGMAS = 4.0
+_FANS = ("fan_in", "constant", "fan_avg", "fan_out")
+# A measured ratio is a power of a fan if it lies within so many standard errors: of fan_in, which is the
+# commonest and which few weights may not tell from fan_avg, or of the nearest. Else it is taken as it is.
+_LIKELY, _POSSIBLE = 2.0, 4.0
 
 
 class Rescaled(NamedTuple):
@@ -29,55 +32,67 @@ class Rescaled(NamedTuple):
 def rescale(
     params: PyTree,
     rules: Rules,
-    init: Init,
+    init: Callable[..., PyTree],
+    apply: Callable[[int, PyTree, Any], Any],
+    example: Any,
     *,
-    key: jax.Array,
+    key: jax.Array | None = None,
     samples: int = 8,
     initialisers: Mapping[str, str] | None = None,
-    apply: Callable[[PyTree], Any] | None = None,
     accept: Collection[str] = (),
 ) -> Rescaled:
     r"""Rescales a model's own initial parameters, so that its code need not change.
 
     A parameter's standard deviation becomes ``s(n0) m^-(a+b)``, with ``s(n0)`` what the model's initialiser
     gives at the base width: neutral there, and the parametrization's at every other. How the initialiser
-    itself scales is measured on both widths, not assumed to be 1/sqrt(fan_in). Forward multipliers are
-    folded into the weights by the symmetry. A parameter that starts from a constant (zero bias, unit gain)
-    stays.
+    itself scales is measured, not assumed to be 1/sqrt(fan_in): on ``params``, and on a model of the base
+    width. Forward multipliers are folded into the weights by the symmetry. A parameter that starts from a
+    constant (zero bias, unit gain) stays, as does one that is no float.
+
+    ``init``, ``apply`` and ``example`` are those given to ``probe``. With the last two, what cannot be folded
+    is found and refused: attention over heads of growing size, unless the parametrization wants 1/sqrt(d),
+    and weights whose size the output does not feel, as a norm follows. The output must be what training sees:
+    with batch norm, in its training mode and without the updated statistics.
 
     Args:
-        params: the parameters at the target width.
+        params: the initial parameters at the target width.
         rules: their rules, from a relative parametrization.
-        init: the model's initialiser, ``(width, key) -> params``.
-        key: PRNG key for the measurement.
-        samples: draws per width that are measured.
+        init: the model's initialiser, ``init(width) -> params``, or ``init(width, key=...)``.
+        apply: its forward pass, ``apply(width, params, example) -> output``.
+        example: an input, as arrays.
+        key: PRNG key; if given, ``init(base_width, key)`` is drawn from repeatedly, for a base model whose
+            few weights would not tell their std in one draw.
+        samples: number of draws, if ``key`` is given.
         initialisers: told instead of measured, path -> how the std scales: ``"fan_in"``, ``"fan_out"``,
             ``"fan_avg"`` (all to the power -1/2) or ``"constant"``.
-        apply: ``params -> output`` at the target width, on data of the user's choice. If given, a rescaled
-            weight whose size the output does not feel (it is followed by a norm) is refused.
-        accept: paths of weights to rescale although a norm follows.
+        accept: paths of weights to rescale although a norm follows, and ``"attention"`` once the model's own
+            attention scale is right.
 
     Returns:
         The parameters and the folded rules: use these with ``widelimit.optim``.
 
     Raises:
-        ValueError: if the parametrization is absolute, a tied readout needs a multiplier, a weight is
-        followed by a
-            norm, an initialiser is unknown, or a path matches no parameter.
+        ValueError: if the parametrization is absolute, the rules belong to another model, an initialiser is
+            unknown, a path matches no parameter, or something cannot be folded: a tied readout's multiplier,
+            attention's temperature, a weight followed by a norm.
 
     Example:
-        >>> from fractions import Fraction
-        >>> from widelimit.scaling import leaf_from_axes, mup
-        >>> def init(width, key):
-        ...     return {"readout": jax.random.normal(key, (width, 10)) / width**0.5}
-        >>> leaf = leaf_from_axes(
-        ...     "readout", (256, 10), (64, 10), contracted=(0,), width=Fraction(4), base_width=64
-        ... )
-        >>> key = jax.random.key(0)
-        >>> params = init(256, key)
-        >>> rescaled = rescale(params, make_rules({"readout": leaf}, mup(table=8)), init, key=key)
-        >>> round(float(rescaled.params["readout"].std() / params["readout"].std()), 6)
-        0.5
+        >>> from widelimit.scaling import mup, probe
+        >>> def init(width, key=jax.random.key(0)):
+        ...     first, last = jax.random.split(key)
+        ...     return {
+        ...         "first": jax.random.normal(first, (5, width)),
+        ...         "last": jax.random.normal(last, (width, 10)) / width**0.5,
+        ...     }
+        >>> apply = lambda width, params, x: x @ params["first"] @ params["last"]
+        >>> x = jax.numpy.ones((1, 5))
+        >>> rules = make_rules(probe(init, apply, x, width=256, base_width=64), mup(), "adam")
+        >>> params = init(256, jax.random.key(1))
+        >>> rescaled = rescale(params, rules, init, apply, x)
+        >>> for name in params:
+        ...     print(name, round(float(rescaled.params[name].std() / params[name].std()), 6))
+        first 1.0
+        last 0.5
 
     Reference:
         Yang et al., arXiv 2203.03466, Lemma J.1 (folding).
@@ -89,19 +104,22 @@ def rescale(
         )
     folded = fold(rules)
     told = dict(initialisers or {})
-    _check_paths({*told, *accept}, rules.leaves)
+    _check_paths({*told, *accept} - {ATTENTION}, rules.leaves)
     flat, treedef = jax.tree.flatten(params)
-    if len(flat) != len(rules.leaves):
-        raise ValueError(f"the rules are for {len(rules.leaves)} parameters; got a model with {len(flat)}.")
+    _check_shapes(flat, rules.leaves)
+    if ATTENTION not in accept:
+        refuse_growing_products(init, apply, example, rules)
+    base_width = rules.leaves[0].base_width
+    width = int(rules.leaves[0].width * base_width)
     ratios: dict[str, float | None] = {}
     if len(told) < len(rules.leaves):
-        ratios = _measure(init, rules.leaves, key, samples)
+        keys = [()] if key is None else [(own,) for own in jax.random.split(key, samples)]
+        ratios = _measure(flat, (init(base_width, *own) for own in keys), rules.leaves, told)
     ratios |= {leaf.path: _told(leaf, told[leaf.path]) for leaf in rules.leaves if leaf.path in told}
     factors = [
         1.0 if (ratio := ratios[leaf.path]) is None else _growth(leaf, rules) / ratio for leaf in rules.leaves
     ]
-    if apply is not None:
-        _refuse_normalised(apply, params, rules.leaves, factors, accept)
+    refuse_normalised(lambda arrays: apply(width, arrays, example), params, rules.leaves, factors, accept)
     scaled = [array if factor == 1 else array * factor for array, factor in zip(flat, factors, strict=True)]
     return Rescaled(jax.tree.unflatten(treedef, scaled), folded)
 
@@ -123,38 +141,51 @@ def _told(leaf: Leaf, initialiser: str) -> float:
         "fan_avg": (leaf.fan_in + leaf.fan_out, leaf.base_fan_in + leaf.base_fan_out),
         "constant": (1, 1),
     }
-    if initialiser not in fans:
+    if initialiser not in _FANS:
         raise ValueError(
-            f"{leaf.path}: an initialiser scales by one of {', '.join(fans)}; got {initialiser!r}."
+            f"{leaf.path}: an initialiser scales by one of {', '.join(_FANS)}; got {initialiser!r}."
         )
     target, base = fans[initialiser]
     return math.sqrt(base / target)
 
 
-def _measure(init: Init, leaves: tuple[Leaf, ...], key: jax.Array, samples: int) -> dict[str, float | None]:
-    """Returns every parameter's ratio of initial std, target over base width; None where it is a constant."""
-    base_width = leaves[0].base_width
-    widths = (base_width, int(leaves[0].width * base_width))
-    keys = jax.random.split(key, samples)
-    sums = [np.zeros((len(leaves), 3)) for _ in widths]
-    for moments, width in zip(sums, widths, strict=True):
-        for sample in keys:
-            arrays = [np.asarray(array, np.float64) for array in jax.tree.leaves(init(width, sample))]
-            moments += [(array.size, array.sum(), (array**2).sum()) for array in arrays]
-    (base_size, base_mean, base_square), (size, mean, square) = (total.T for total in sums)
-    base_std = np.sqrt(np.maximum(base_square / base_size - (base_mean / base_size) ** 2, 0))
-    std = np.sqrt(np.maximum(square / size - (mean / size) ** 2, 0))
+def _measure(
+    flat: Sequence[Any], base_models: Iterable[PyTree], leaves: tuple[Leaf, ...], told: Collection[str]
+) -> dict[str, float | None]:
+    """Returns every other parameter's ratio of initial std, target over base; None where it is a constant."""
+    base_moments = sum((_moments(jax.tree.leaves(model)) for model in base_models), np.zeros(()))
+    std, error = _std(_moments(flat))
+    base_std, base_error = _std(base_moments)
+    errors = np.hypot(error, base_error)
+    rows = zip(leaves, base_std, std, errors, strict=True)
+    return {leaf.path: _ratio(leaf, *row) for leaf, *row in rows if leaf.path not in told}
+
+
+def _moments(arrays: Sequence[Any]) -> np.ndarray:
+    """Returns number, sum and sum of squares of every array [P, 3]; what is no float counts as constant."""
+    rows = []
+    for array in arrays:
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        numbers = np.asarray(array, np.float64) if floating else np.zeros(1)
+        rows.append((numbers.size, numbers.sum(), np.square(numbers).sum()))
+    return np.array(rows)
+
+
+def _std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns standard deviations and the relative error they have as estimates from so many draws."""
+    size, total, square = moments.T
+    variance = square / size - (total / size) ** 2
+    # Summed in float64, a constant array has a variance of the order of rounding, not exactly zero.
+    std = np.sqrt(np.where(variance > 1e-12 * square / size, variance, 0))
     # The std of N draws has a relative standard error of at most 1/sqrt(2 N) for the normal and flatter laws.
-    error = np.sqrt(0.5 / base_size + 0.5 / size)
-    return {leaf.path: _ratio(leaf, *row) for leaf, *row in zip(leaves, base_std, std, error, strict=True)}
+    return std, np.sqrt(0.5 / size)
 
 
 def _ratio(leaf: Leaf, base_std: float, std: float, error: float) -> float | None:
     """Returns the exact power of a fan that a measured ratio agrees with, else the ratio itself."""
     if leaf.shape == leaf.base_shape:
         return 1.0
-    # Rounding leaves a constant array with a std of the order of float32's epsilon, not exactly zero.
-    constant = [value < 1e-6 for value in (base_std, std)]
+    constant = [value == 0 for value in (base_std, std)]
     if all(constant):
         return None
     if any(constant):
@@ -163,9 +194,13 @@ def _ratio(leaf: Leaf, base_std: float, std: float, error: float) -> float | Non
             f"scales with initialisers={{{leaf.path!r}: 'constant'}} or change its initialiser."
         )
     ratio = std / base_std
-    exact = {_told(leaf, name) for name in ("constant", "fan_in", "fan_out", "fan_avg")}
-    near = sorted(exact, key=lambda value: abs(math.log(ratio / value)))
-    return near[0] if abs(math.log(ratio / near[0])) < _SIGMAS * error else ratio
+
+    def off(name: str) -> float:
+        return abs(math.log(ratio / _told(leaf, name))) / error
+
+    nearest = min(_FANS, key=off)
+    chosen = "fan_in" if off("fan_in") < _LIKELY else nearest
+    return _told(leaf, chosen) if off(chosen) < _POSSIBLE else ratio
 
 
 def _check_paths(paths: set[str], leaves: tuple[Leaf, ...]) -> None:
@@ -176,34 +211,13 @@ def _check_paths(paths: set[str], leaves: tuple[Leaf, ...]) -> None:
             raise ValueError(f"no parameter has the path {path!r}; the paths are {', '.join(known)}.")
 
 
-def _refuse_normalised(
-    apply: Callable[[PyTree], Any],
-    params: PyTree,
-    leaves: tuple[Leaf, ...],
-    factors: list[float],
-    accept: Collection[str],
-) -> None:
-    """Raises if the output does not feel the size of a weight that is to be rescaled."""
-    generator = np.random.default_rng(0)
-    flat, treedef = jax.tree.flatten(params)
-    # A zero readout would hide every other weight: give all-zero arrays some value for this check.
-    filled = [
-        array if np.any(np.asarray(array)) else array + generator.normal(size=array.shape).astype(array.dtype)
-        for array in flat
-    ]
-
-    def output(arrays: list[Any]) -> np.ndarray:
-        outputs = jax.tree.leaves(apply(jax.tree.unflatten(treedef, arrays)))
-        return np.concatenate([np.asarray(array, np.float64).ravel() for array in outputs])
-
-    reference = output(filled)
-    for index, (leaf, factor) in enumerate(zip(leaves, factors, strict=True)):
-        if factor == 1 or leaf.path in accept:
-            continue
-        doubled = output([2 * array if i == index else array for i, array in enumerate(filled)])
-        if np.linalg.norm(doubled - reference) <= 1e-3 * np.linalg.norm(reference):
+def _check_shapes(flat: Sequence[Any], leaves: tuple[Leaf, ...]) -> None:
+    """Raises if the parameters are not those that the rules are for."""
+    if len(flat) != len(leaves):
+        raise ValueError(f"the rules are for {len(leaves)} parameters; got a model with {len(flat)}.")
+    for array, leaf in zip(flat, leaves, strict=True):
+        if array.shape != leaf.shape:
             raise ValueError(
-                f"{leaf.path} is followed by a norm: the output does not feel its size, so a factor of "
-                f"{factor:.4g} cannot be folded into it. Put the scale behind the norm in the code, or "
-                f"pass accept=[{leaf.path!r}] to rescale it all the same (rates are relative to its size)."
+                f"the rules are for {leaf.path} of shape {leaf.shape}; got {array.shape}. Pass the "
+                "parameters of the target width."
             )
