@@ -1,0 +1,48 @@
+"""The notebooks run from top to bottom, and what they tell the reader is what comes out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def execute(path: Path) -> nbformat.NotebookNode:
+    """Runs a notebook in a fresh kernel, in its own directory; a failing cell raises."""
+    notebook = nbformat.read(path, as_version=4)
+    settings = {"metadata": {"path": str(path.parent)}}
+    return nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=settings).execute()
+
+
+def text(notebook: nbformat.NotebookNode) -> str:
+    """Everything that the cells printed or returned."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(
+        output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs
+    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_stay_small(path):
+    """What is kept of their outputs is for the reader; a diff must stay readable."""
+    assert path.stat().st_size < 150_000
+
+
+@pytest.mark.slow
+def test_parametrizations_notebook():
+    """Measured exponents meet the printed predictions, and the best rate stays where it says it stays."""
+    [path] = [path for path in NOTEBOOKS if path.stem == "01_parametrizations"]
+    printed = text(execute(path))
+    pairs = re.findall(r"predicted s = +(-?[\d.]+), measured +(-?[\d.]+)", printed)
+    assert len(pairs) == 6
+    for predicted, measured in pairs:
+        assert abs(float(predicted) - float(measured)) < 0.2, (predicted, measured)
+    best = ast.literal_eval(re.search(r"\{\('optax.*?\}", printed, re.DOTALL).group())
+    assert best["optim.adamw", 512] == best["optim.adamw", 64] == best["optax.adamw", 64]
+    assert best["optax.adamw", 512] <= best["optax.adamw", 64] - 2
