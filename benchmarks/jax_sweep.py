@@ -1,9 +1,9 @@
 """Our side of the sweep benchmark: the whole grid by ``widelimit.training.sweep``.
 
-    python -m benchmarks.jax_sweep problem.npz
+    python -m benchmarks.jax_sweep problem.npz [cache]
 
 ``sweep.py`` starts this as a subprocess; requests and answers are as in ``torch_sweep.py``. The first
-answer of a process includes tracing and compiling.
+answer of a process includes tracing and compiling, unless ``cache`` is a folder that holds the programs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from widelimit import optim
 from widelimit.models import MLP, MLPConfig, initialise, rules
 from widelimit.scaling import Rules, mup
 from widelimit.training import Problem, choose_mode, cross_entropy, sweep
+from widelimit.training.compilation import enable_compilation_cache
 
 
 class Grid:
@@ -82,6 +83,8 @@ class Grid:
 def main() -> None:
     """Answers requests until standard input ends."""
     grid = Grid(sys.argv[1])
+    if len(sys.argv) > 2:
+        enable_compilation_cache(sys.argv[2])
     print(json.dumps({"jax": jax.__version__}), flush=True)
     for line in sys.stdin:
         print(json.dumps(grid.run(**json.loads(line))), flush=True)

@@ -25,7 +25,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,17 +46,16 @@ Answer = dict[str, Any]
 class Worker:
     """One side of the comparison: a process that times a pass over the grid whenever it is asked."""
 
-    def __init__(self, command: list[str], problem: Path, **environment: str):
-        start = time.perf_counter()
+    def __init__(self, command: list[str], problem: Path, *options: str):
         self._process = subprocess.Popen(
-            [*command, str(problem)],
+            [*command, str(problem), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | environment,
+            # XLA finds fault with every program it loads from a cache, even on the machine that wrote it.
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
         )
         self.versions = self.answer()
-        self.startup = time.perf_counter() - start
 
     def ask(self, request: Row) -> None:
         """Starts a pass over the grid."""
@@ -154,6 +152,7 @@ def measure(width: int, directory: Path, flags: argparse.Namespace) -> list[Row]
             return [head | {"compiling": "excluded", "widelimit (steps/s)": median(speeds)[0]}]
 
         torch = start(Worker([flags.torch_python, TORCH], problem))
+        head |= torch.versions
         way = fastest(torch, flags.optimizer)
         run = lambda: together([ours], request)  # noqa: E731
         row = compare(run, lambda: together([torch], way), flags.repeats)
@@ -176,16 +175,13 @@ def measure(width: int, directory: Path, flags: argparse.Namespace) -> list[Row]
 def first_passes(problem: Path, way: Row, cache: Path, flags: argparse.Namespace) -> list[Row]:
     """Compares first passes of fresh processes, imports aside, with an empty and a warm compilation cache."""
 
-    def first(command: list[str], request: Row, **environment: str) -> Answer:
-        with Worker(command, problem, **environment) as worker:
-            return together([worker], request)
-
     def ours(folder: str) -> Answer:
-        cached = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        return first(OURS, {"optimizer": flags.optimizer}, **cached)
+        with Worker(OURS, problem, folder) as worker:
+            return together([worker], {"optimizer": flags.optimizer})
 
     def torch() -> Answer:
-        return first([flags.torch_python, TORCH], way)
+        with Worker([flags.torch_python, TORCH], problem) as worker:
+            return together([worker], way)
 
     empty, warm = (f"{cache}-{number}" for number in itertools.count(1)), f"{cache}-0"
     ours(warm)
