@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from experiments import transfer_report
@@ -130,6 +131,11 @@ def run(config: Config, directory: Path) -> Summary:
     """Runs the sweep, or what is missing of it, and judges it."""
     data = load(config.data, config.data_path, config.seed)
     with open_results(directory, "lr_transfer", config, plan=lambda: _plan(config, data)) as results:
+        if results.plan["devices"] != jax.device_count():
+            raise ValueError(
+                f"{directory} was begun on {results.plan['devices']} devices; got {jax.device_count()}. Go on "
+                "with as many, or use another directory."
+            )
         if results.plan["data"] != data.fingerprint():
             raise ValueError(
                 f"{directory} holds results on other data than {config.data_path}; use another directory."
@@ -154,9 +160,16 @@ def _plan(config: Config, data: Any) -> dict[str, Any]:
     modes = {}
     for width in config.widths:
         parameters = parameter_count(_network(config, data, width, "standard", "sgd"))
-        mode = choose_mode(parameters, config.batch_size, config.rates * config.seeds)
+        mode = choose_mode(
+            parameters=parameters,
+            batch=config.batch_size,
+            cells=config.rates * config.seeds,
+            platform=jax.default_backend(),
+            devices=jax.device_count(),
+        )
         modes[str(width)] = dataclasses.asdict(mode)
-    return {"modes": modes, "data": data.fingerprint()}
+    # The number of devices decides the rounding, so a resumed run must have as many.
+    return {"modes": modes, "devices": jax.device_count(), "data": data.fingerprint()}
 
 
 def _network(config: Config, data: Any, width: int, parametrization: str, optimizer: str) -> Network:
@@ -189,6 +202,7 @@ def _search(config: Config, results: Results, data: Any, network: Network) -> Op
                 config.checkpoint_seconds,
             )
             results.append(*sweep_cells(data, network, missing, seeds, config, mode, store))
+            store.clear()
         best = _optimum(results, case)
         wanted = [float(rate) for rate in widen(best, cells=3)]
         if not wanted:

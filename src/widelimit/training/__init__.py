@@ -2,7 +2,7 @@
 
 from widelimit.training.checkpoint import Checkpoint
 from widelimit.training.cli import main
-from widelimit.training.cost import Mode
+from widelimit.training.cost import Mode, choose_mode
 from widelimit.training.environment import describe_environment
 from widelimit.training.files import json_safe, read_json, write_atomic, write_json
 from widelimit.training.losses import accuracy, cross_entropy, mse
@@ -18,6 +18,7 @@ __all__ = [
     "Problem",
     "SweepResult",
     "accuracy",
+    "choose_mode",
     "cross_entropy",
     "mse",
     "sweep",
