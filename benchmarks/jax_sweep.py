@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import sys
 import time
 from typing import Any
@@ -21,8 +22,9 @@ import numpy as np
 from widelimit import optim
 from widelimit.models import MLP, MLPConfig, initialise, rules
 from widelimit.scaling import Rules, mup
-from widelimit.training import Problem, choose_mode, cross_entropy, sweep
+from widelimit.training import Problem, cross_entropy, sweep
 from widelimit.training.compilation import enable_compilation_cache
+from widelimit.training.cost import choose_mode
 
 
 class Grid:
@@ -68,7 +70,14 @@ class Grid:
             seeds=range(seeds),
             data=self.data,
             batches=self.order,
-            mode=choose_mode(parameters, batch, seeds * len(self.rates)),
+            mode=choose_mode(
+                parameters=parameters,
+                batch=batch,
+                cells=seeds * len(self.rates),
+                platform=jax.default_backend(),
+                devices=jax.device_count(),
+                cores=os.cpu_count() or 1,
+            ),
             extras=extras,
         )
         seconds = time.perf_counter() - start
