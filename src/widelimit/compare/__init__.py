@@ -4,6 +4,7 @@ Arrays of numbers in, estimates with standard errors out; nothing here knows a n
 """
 
 from widelimit.compare.claims import Claim
+from widelimit.compare.coordinates import Sizes, contributions, coordinate_sizes
 from widelimit.compare.fit import PowerLaw, fit_exponent
 from widelimit.compare.one_step import (
     LinearProblem,
@@ -38,11 +39,14 @@ __all__ = [
     "LinearWeights",
     "Optimum",
     "PowerLaw",
+    "Sizes",
     "Summary",
     "best_rate",
     "bootstrap_counts",
     "bootstrap_stderr",
     "combine_z",
+    "contributions",
+    "coordinate_sizes",
     "family_quantile",
     "family_tolerance",
     "find_optimum",

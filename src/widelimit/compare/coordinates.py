@@ -32,15 +32,15 @@ def coordinate_sizes(
     optimizer: optax.GradientTransformation,
     batches: PyTree,
 ) -> Sizes:
-    r"""Trains one network for a few steps and measures every layer: sizes at initialisation, and of the change.
+    r"""Trains one network for a few steps and measures every layer: its size at first, and its change.
 
-    The change ``x_t - x_0`` is measured, not x_t: a layer that stands still and one that blows up both fail, and
-    neither shows in x_t at first. Pure and traceable: vmap it over parameters for several seeds, jit it with the
-    rules' numbers as arguments to share one program between parametrizations.
+    The change ``x_t - x_0`` is measured, not x_t: a layer that stands still and one that blows up both fail,
+    and neither shows in x_t at first. Pure and traceable: vmap it over parameters for several seeds, jit it
+    with the rules' numbers as arguments to share one program between parametrizations.
 
     Args:
         params: the initial parameters.
-        activations: ``params -> {layer: array}`` on fixed inputs of the caller's choice, e.g. pre-activations.
+        activations: ``params -> {layer: array}`` on fixed inputs, e.g. all pre-activations.
         loss: ``(params, batch) -> scalar``.
         optimizer: any optax optimizer, ours or not.
         batches: one batch per step: a pytree with a leading axis of length T.
@@ -83,46 +83,45 @@ def _rms(array: Array) -> Array:
 
 
 def contributions(
-    params: Mapping[str, PyTree],
+    params: PyTree,
+    updates: PyTree,
     activations: Callable[[PyTree], Mapping[str, Array]],
-    loss: Callable[[PyTree, PyTree], Array],
-    optimizer: optax.GradientTransformation,
-    batch: PyTree,
-) -> dict[str, dict[str, Float[Array, ""]]]:
-    r"""Splits the change of the first step by its source: the size of each layer's change if only one layer had moved.
+    shares: PyTree,
+) -> dict[str, Float[Array, " K"]]:
+    r"""How much each layer changes when only a part of an update is made: ``x(w + s_k u) - x(w)``.
 
-    To first order in the rate a layer's change is the sum of what each layer below contributes, and every contribution
-    is one power of the width; their sum is not, as long as the leading one has not won. So exponents are
-    read off here, where they are clean: ``dz_l`` from the update of layer k.
+    A share s has one number per parameter. With a single 1 it singles out one parameter's contribution to the
+    change of every layer, with ones everywhere it is the whole step, with halves a step at half the rate. To
+    first order in the rate the whole change is the sum of the contributions; each of them is one power of the
+    width, their sum is not, as long as the leading one has not won. So exponents are read off here.
 
     Args:
-        params: the initial parameters, by layer at the top level.
-        activations: ``params -> {layer: array}``.
-        loss: ``(params, batch) -> scalar``.
-        optimizer: any optax optimizer.
-        batch: of the one step.
+        params: the initial parameters.
+        updates: the update of the first step, shaped like the parameters.
+        activations: ``params -> {layer: array}`` on fixed inputs.
+        shares: shaped like the parameters: for each, K numbers, the factor on its update in each of K trials.
 
     Returns:
-        ``result[source][layer]``, root-mean-square sizes; exactly 0 for a layer below the source.
+        By layer, the root-mean-square size of its change in each trial.
 
     Example:
         >>> weights = {"first": jnp.ones((2, 2)), "second": jnp.ones((2, 1))}
         >>> def activations(params):
         ...     h = jnp.ones((1, 2)) @ params["first"]
         ...     return {"h": h, "f": h @ params["second"]}
-        >>> loss = lambda params, batch: batch * jnp.sum(activations(params)["f"])
-        >>> split = contributions(weights, activations, loss, optax.sgd(0.1), jnp.asarray(1.0))
-        >>> {source: {name: round(float(size), 3) for name, size in sizes.items()} for source, sizes in split.items()}
-        {'first': {'h': 0.2, 'f': 0.4}, 'second': {'h': 0.0, 'f': 0.8}}
+        >>> updates = {"first": jnp.full((2, 2), 0.1), "second": jnp.full((2, 1), 0.2)}
+        >>> shares = {"first": jnp.array([1.0, 0.0, 1.0]), "second": jnp.array([0.0, 1.0, 1.0])}
+        >>> sizes = contributions(weights, updates, activations, shares)
+        >>> sizes["h"].round(3).tolist(), sizes["f"].round(3).tolist()
+        ([0.2, 0.0, 0.2], [0.4, 0.8, 1.28])
 
     Reference:
-        The terms of the stability system, arXiv 2407.05872, Section 3, one by one.
+        Everett et al., arXiv 2407.05872, Section 3: the terms of the stability system, one by one.
     """
     start = activations(params)
-    updates, _ = optimizer.update(jax.grad(loss)(params, batch), optimizer.init(params), params)
-    moved = optax.apply_updates(params, updates)
-    result = {}
-    for source in params:
-        now = activations({**params, source: moved[source]})
-        result[source] = {name: _rms(now[name] - start[name]) for name in start}
-    return result
+
+    def trial(share: PyTree) -> dict[str, Array]:
+        now = activations(jax.tree.map(lambda w, u, s: w + s * u, params, updates, share))
+        return {name: _rms(now[name] - start[name]) for name in start}
+
+    return jax.lax.map(trial, shares)

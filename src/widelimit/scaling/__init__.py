@@ -24,6 +24,7 @@ from widelimit.scaling.stability import (
     Alignments,
     Change,
     change,
+    contribution_exponents,
     derive,
 )
 from widelimit.scaling.symmetry import fold, shift
@@ -46,6 +47,7 @@ __all__ = [
     "TENSOR_PROGRAMS",
     "change",
     "classify",
+    "contribution_exponents",
     "derive",
     "describe",
     "dmft",

@@ -99,17 +99,9 @@ def change(
     """
     if hidden_layers < 0:
         raise ValueError(f"hidden_layers must be at least 0; got {hidden_layers}.")
-    a, b, c = parametrization.multiplier, parametrization.init, learning_rate
-    out = a.output + b.output
-    backward = out if first_step else min(out, 2 * a.output + c.output)
-    if family == "sgd":
-        size = PerRole(2 * a.input + backward, 2 * a.hidden + backward, 2 * a.output, Fraction(0))
-    elif family == "adam":
-        size = a
-    elif family == "adafactor":
-        size = PerRole(a.input + b.input, a.hidden + b.hidden, out, Fraction(0))
-    else:
-        raise ValueError(f"family must be 'sgd', 'adam' or 'adafactor'; got {family!r}.")
+    c, out = learning_rate, parametrization.multiplier.output + parametrization.init.output
+    backward = out if first_step else min(out, 2 * parametrization.multiplier.output + c.output)
+    size = _update_sizes(parametrization, family, backward)
 
     def own_terms(update: Fraction, below: Fraction) -> Fraction:
         """Returns the smallest exponent among dW z and dW dz."""
@@ -125,6 +117,67 @@ def change(
     own.append(own_terms(size.output + c.output, features[-1]))
     logits = min(own[-1], out + features[-1] - alignments.omega_readout)
     return Change(tuple(features), logits, tuple(own))
+
+
+def _update_sizes(parametrization: Parametrization, family: str, backward: Fraction) -> PerRole[Fraction]:
+    """Returns per role the exponent of ``n^-a`` times an update at rate 1, given that of ``n^-out``."""
+    a, b = parametrization.multiplier, parametrization.init
+    if family == "sgd":
+        return PerRole(2 * a.input + backward, 2 * a.hidden + backward, 2 * a.output, Fraction(0))
+    if family == "adam":
+        return a
+    if family == "adafactor":
+        return PerRole(a.input + b.input, a.hidden + b.hidden, a.output + b.output, Fraction(0))
+    raise ValueError(f"family must be 'sgd', 'adam' or 'adafactor'; got {family!r}.")
+
+
+def contribution_exponents(
+    parametrization: Parametrization,
+    learning_rate: PerRole[Fraction],
+    family: str,
+    hidden_layers: int = 1,
+    biases: bool = False,
+) -> tuple[tuple[Fraction, ...], ...]:
+    r"""Returns how much the first update of each layer alone changes every layer above it.
+
+    ``result[k][j]`` is the exponent r in ``dz_(k+j) ~ n^-r``, for a small step of layer k's weight (or
+    bias). To first order in the rate the change of a layer is the sum of these, and each is one power of the
+    width. A layer's own update is aligned with its input, ``r_k = a_k + c_k - 1`` for Adam, without the 1 if
+    the fan-in does not grow; random layers pass it on unchanged; and the readout is aligned with what its own
+    gradient brought about, ``r_k + a_out + b_out - 1``. Biases are input-like, the readout's scalar-like.
+
+    Args:
+        parametrization: gives a and b.
+        learning_rate: c per role.
+        family: ``"sgd"``, ``"adam"`` or ``"adafactor"``.
+        hidden_layers: number of width -> width layers, at least 0.
+        biases: the update of each layer's bias instead of its weight.
+
+    Raises:
+        ValueError: for an unknown family or a negative number of layers, or for the biases of Adafactor,
+            which start at zero and so take no step in proportion to their size.
+
+    Example:
+        >>> from widelimit.scaling import standard
+        >>> for row in contribution_exponents(standard(), standard().rate("adam").learning_rate, "adam"):
+        ...     print(*row)
+        0 0 -1/2
+        -1 -3/2
+        -1
+
+    Reference:
+        Everett et al., arXiv 2407.05872, Section 3: the terms of the stability system, one by one.
+    """
+    own: tuple[Fraction, ...] = change(
+        parametrization, learning_rate, family, FIRST_SMALL_STEP, hidden_layers, first_step=True
+    ).own
+    if biases:
+        if family == "adafactor":
+            raise ValueError("Adafactor moves a bias in proportion to its size, which is zero at first.")
+        own = (own[0],) * (hidden_layers + 1) + (Fraction(0),)
+    readout = parametrization.multiplier.output + parametrization.init.output - 1
+    below = [(r,) * (hidden_layers + 1 - k) + (r + readout,) for k, r in enumerate(own[:-1])]
+    return (*below, own[-1:])
 
 
 def derive(parametrization: Parametrization, family: str, alignments: Alignments = FULL) -> PerRole[Fraction]:
