@@ -2,6 +2,7 @@
 
 from widelimit.training.checkpoint import Checkpoint
 from widelimit.training.cli import main
+from widelimit.training.compilation import enable_compilation_cache
 from widelimit.training.cost import Mode, choose_mode
 from widelimit.training.environment import describe_environment
 from widelimit.training.files import json_safe, read_json, write_atomic, write_json
@@ -16,22 +17,23 @@ __all__ = [
     "Checkpoint",
     "Mode",
     "Problem",
-    "SweepResult",
-    "accuracy",
-    "choose_mode",
-    "cross_entropy",
-    "mse",
-    "sweep",
     "Progress",
     "Results",
     "RowLog",
+    "SweepResult",
+    "accuracy",
+    "choose_mode",
     "column",
+    "cross_entropy",
     "describe_environment",
+    "enable_compilation_cache",
     "json_safe",
     "main",
+    "mse",
     "open_results",
     "pivot",
     "read_json",
+    "sweep",
     "write_atomic",
     "write_json",
 ]

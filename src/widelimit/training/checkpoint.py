@@ -105,9 +105,15 @@ class Checkpoint:
         )
 
     def clear(self) -> None:
-        """Deletes the directory and all states in it; does nothing if there is none."""
+        """Deletes the directory and all states in it; does nothing if there is none.
+
+        It is renamed first: a process killed halfway through deleting leaves no half state to resume from.
+        """
+        discarded = self.directory.with_name(f".{self.directory.name}.discarded")
+        shutil.rmtree(discarded, ignore_errors=True)
         if self.directory.exists():
-            shutil.rmtree(self.directory)
+            self.directory.rename(discarded)
+            shutil.rmtree(discarded)
 
     def _manager(self) -> Any:
         """Orbax's manager, which cleans up what an earlier process left half-written."""
