@@ -73,13 +73,30 @@ def test_floats_survive_a_round_trip_bit_for_bit(tmp_path):
 def test_half_written_last_row_is_dropped(tmp_path, cut):
     """Whatever a kill leaves of the last line is cut off, and appending goes on from there."""
     path = tmp_path / "rows.jsonl"
-    RowLog(path).append({"width": 1, "loss": 0.5}, {"width": 2, "loss": 0.25})
+    for row in ({"width": 1, "loss": 0.5}, {"width": 2, "loss": 0.25}):
+        RowLog(path).append(row)
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     log = RowLog(path)
     assert [row["width"] for row in log.rows] == [1] and log.dropped == 27 - cut
     log.append({"width": 2, "loss": 0.25})
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("left", range(0, 90, 7))
+def test_rows_of_one_append_are_kept_or_dropped_together(tmp_path, left):
+    """A grid trained at once is redone at once: a part of it would be trained in another company, and round
+    differently."""
+    path = tmp_path / "rows.jsonl"
+    RowLog(path).append({"width": 1})
+    first = path.read_bytes()
+    RowLog(path).append()
+    RowLog(path).append(*({"width": 2, "seed": seed} for seed in range(4)))
+    whole = path.read_bytes()
+    assert len(whole) == len(first) + 99 and len(RowLog(path).rows) == 5
+    path.write_bytes(whole[: len(first) + left])
+    log = RowLog(path)
+    assert log.rows == [{"width": 1}] and log.dropped == left and path.read_bytes() == first
 
 
 def test_damage_that_no_kill_explains_is_an_error(tmp_path):

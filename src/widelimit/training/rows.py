@@ -17,8 +17,10 @@ from widelimit.training.files import json_safe, say_why, write_all
 class RowLog:
     """A file of finished cells, one JSON object a line, that can be killed at any moment.
 
-    A line counts once its newline is on disk. What a kill leaves of a line is cut off when the file is
-    opened, so that its cell is redone; a damaged line with a newline has another cause and is an error.
+    A line counts once its newline is on disk, and rows that were appended together count together: each of
+    their lines but the last ends in a space, which JSON ignores. What a kill leaves of a line, or of such a
+    group, is cut off when the file is opened, so that its cells are redone; a damaged line with a newline has
+    another cause and is an error.
 
     Args:
         path: the file; made when the first row is appended.
@@ -32,17 +34,19 @@ class RowLog:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         self.dropped = 0
-        """Bytes of a half-written line that were cut off when the file was opened."""
+        """Bytes of a half-written line or group that were cut off when the file was opened."""
         if not path.exists():
             return
         with say_why(f"read {path}"):
             content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
+        while whole.endswith(b" \n"):  # the rest of the group is missing
+            whole = whole[: whole.rfind(b"\n", 0, -1) + 1]
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             self.rows.append(self._parsed(line, number))
         self.dropped = len(content) - len(whole)
         if self.dropped:
-            with say_why(f"cut the half-written last line of {path}"):
+            with say_why(f"cut the half-written end of {path}"):
                 os.truncate(path, len(whole))
 
     def append(self, *rows: Mapping[str, Any]) -> None:
@@ -56,7 +60,9 @@ class RowLog:
             TypeError: if a value has no JSON form.
         """
         safe: list[dict[str, Any]] = [json_safe(dict(row), "row") for row in rows]
-        lines = "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in safe)
+        lines = " \n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in safe) + "\n"
+        if not safe:
+            return
         with say_why(f"append to {self.path}"):
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
@@ -80,8 +86,8 @@ class RowLog:
             row = None
         if not isinstance(row, dict):
             raise ValueError(
-                f"Line {number} of {self.path} is damaged, which a kill cannot cause; remove the "
-                "line, and its cell is redone."
+                f"Line {number} of {self.path} is damaged, which a kill cannot cause; delete it and all "
+                "lines after it, and their cells are redone."
             )
         return row
 
