@@ -22,9 +22,8 @@ import numpy as np
 from widelimit import optim
 from widelimit.models import MLP, MLPConfig, initialise, rules
 from widelimit.scaling import Rules, mup
-from widelimit.training import Problem, cross_entropy, sweep
+from widelimit.training import Problem, choose_mode, cross_entropy, sweep
 from widelimit.training.compilation import enable_compilation_cache
-from widelimit.training.cost import choose_mode
 
 
 class Grid:
