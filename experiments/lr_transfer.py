@@ -15,6 +15,8 @@ Reference: Yang et al., arXiv 2203.03466, Figure 1.
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,12 +135,12 @@ def run(config: Config, directory: Path) -> Summary:
     with open_results(directory, "lr_transfer", config, plan=lambda: _plan(config, data)) as results:
         if results.plan["devices"] != jax.device_count():
             raise ValueError(
-                f"{directory} was begun on {results.plan['devices']} devices; got {jax.device_count()}. Go on "
-                "with as many, or use another directory."
+                f"{directory} was begun on {results.plan['devices']} devices; got {jax.device_count()}. Use "
+                "as many, or another directory."
             )
         if results.plan["data"] != data.fingerprint():
             raise ValueError(
-                f"{directory} holds results on other data than {config.data_path}; use another directory."
+                f"{directory} holds results on other data than {config.data_path}; use another one."
             )
         cases = [(p, o) for o in config.optimizers for p in config.parametrizations]
         # A step costs about the square of the width, and something at any width.
@@ -150,6 +152,7 @@ def run(config: Config, directory: Path) -> Summary:
                     best = _search(config, results, data, network)
                     found = f"best rate 2^{best.log2_lr:.2f}, loss {best.loss:.4f}"
                     progress.finished(f"width {width:>5} {parametrization}/{optimizer}: {found}", work[width])
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
         summary = transfer_report.summarise(config, results, optima(config, results))
         results.finish(summary)
     return summary
@@ -165,6 +168,7 @@ def _plan(config: Config, data: Any) -> dict[str, Any]:
             batch=config.batch_size,
             cells=config.rates * config.seeds,
             platform=jax.default_backend(),
+            cores=os.cpu_count() or 1,
             devices=jax.device_count(),
         )
         modes[str(width)] = dataclasses.asdict(mode)
