@@ -94,6 +94,15 @@ def test_sp_optimum_falls_like_one_over_width():
     assert abs(slope + 1) < 3.5 * error / np.sqrt(2) + 0.05
 
 
+def test_a_sample_that_is_fitted_exactly_takes_the_least_rate():
+    """One sample's loss is a perfect square with several zeros; rounding must not choose among them."""
+    single = LinearProblem(np.ones((1, 3)), np.ones(1), 2, 16)
+    limit = limiting_rate(single, mup())
+    rates = [best_rate(loss_polynomial(single, mup(), draw(single, 256, seed))) for seed in range(20)]
+    assert np.abs(np.array(rates) / limit - 1).max() < 1
+    assert best_rate(np.array([4.0, -12.0, 13.0, -6.0, 1.0])) == pytest.approx(1)  # (x - 1)^2 (x - 2)^2
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

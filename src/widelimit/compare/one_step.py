@@ -241,7 +241,9 @@ def _seen(vector: Array, before: Array, basis: Array, moved: list[Array]) -> lis
 
 
 def best_rate(loss: Float[Array, " k"]) -> float:
-    """Returns the positive learning rate at which a loss polynomial is smallest.
+    """Returns the positive learning rate at which a loss polynomial is smallest, the least one of several.
+
+    A single sample is fitted exactly at several rates; they tie up to rounding.
 
     Args:
         loss: coefficients, lowest order first.
@@ -260,4 +262,5 @@ def best_rate(loss: Float[Array, " k"]) -> float:
     rates = roots[(np.abs(roots.imag) < 1e-9 * np.abs(roots)) & (roots.real > 0)].real
     if rates.size == 0:
         raise ValueError(f"expected a loss that falls before it rises; got the polynomial {loss.tolist()}.")
-    return float(rates[np.argmin(polynomial.polyval(rates, loss))])
+    values, rounding = (polynomial.polyval(rates, c) * f for c, f in ((loss, 1.0), (np.abs(loss), 1e-13)))
+    return float(rates[values - rounding <= (values + rounding).min()].min())
