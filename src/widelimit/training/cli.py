@@ -62,8 +62,10 @@ def main(
     """
     _check_presets(presets)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    config, directory, strict = _parse(experiment, presets, inspect.getmodule(run), arguments)
+    fields, place, strict = _parse(experiment, presets, inspect.getmodule(run), arguments)
     try:
+        config = type(presets["default"])(**fields)
+        directory = place or Path("runs") / experiment / config.preset
         _use_compilation_cache()
         summary = run(config, directory)
     except KeyboardInterrupt:
@@ -97,8 +99,11 @@ def _check_presets(presets: Mapping[str, Any]) -> None:
 
 def _parse(
     experiment: str, presets: Mapping[str, Any], module: Any, arguments: list[str]
-) -> tuple[Any, Path, bool]:
-    """Flags to a config: the preset is looked for first, because it sets the defaults of all others."""
+) -> tuple[dict[str, Any], Path | None, bool]:
+    """Flags to the fields of a config: the preset is looked for first, because it sets all other defaults.
+
+    The config's own checks run later, outside of tyro, which would frame their sentences.
+    """
     import tyro
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -108,12 +113,15 @@ def _parse(
     except argparse.ArgumentError:
         preset = "default"  # tyro says what is wrong
     config = presets.get(preset, presets["default"])
-    kind: Any = type(config)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    kind: Any = type(
+        type(config).__name__, (type(config),), {"__doc__": type(config).__doc__, "__post_init__": _no_checks}
+    )
     where = f"Where the results go; the same command resumes there. Default: runs/{experiment}/<preset>."
     flags = dataclasses.make_dataclass(
         "Flags",
         [
-            ("config", kind, dataclasses.field(default=config)),
+            ("config", kind, dataclasses.field(default=kind(**values))),
             ("directory", Annotated[Path | None, tyro.conf.arg(help=where, metavar="PATH")], None),
             ("strict", Annotated[bool, tyro.conf.arg(help=_STRICT)], False),
         ],
@@ -125,7 +133,11 @@ def _parse(
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    return parsed.config, parsed.directory or Path("runs") / experiment / parsed.config.preset, parsed.strict
+    return {name: getattr(parsed.config, name) for name in values}, parsed.directory, parsed.strict
+
+
+def _no_checks(config: Any) -> None:
+    """Leaves a config unchecked until all of its flags are read."""
 
 
 def _use_compilation_cache() -> None:
