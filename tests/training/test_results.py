@@ -102,6 +102,23 @@ def test_another_config_is_refused_and_nothing_touched(tmp_path, experiment, con
     assert "\n" not in str(caught.value) and snapshot(tmp_path) == before
 
 
+def test_other_conditions_are_refused_and_nothing_touched(tmp_path, monkeypatch):
+    """What no config names but numbers depend on is compared before anything is written."""
+    with open_results(
+        tmp_path, "demo", Config(), lambda: {"chunk": 4}, fixed={"data": "aa", "devices": 2}
+    ) as one:
+        assert one.plan == {"chunk": 4, "data": "aa", "devices": 2}
+    before = snapshot(tmp_path)
+    monkeypatch.setattr("widelimit.training.results.describe_environment", lambda: {"cpus": -1})
+    for fixed, named in (
+        ({"data": "aa", "devices": 8}, "begun with devices 2, and now it is 8"),
+        ({"data": "aa", "devices": 2, "more": 1}, "begun with more absent, and now it is 1"),
+    ):
+        with pytest.raises(ValueError, match=named), open_results(tmp_path, "demo", Config(), fixed=fixed):
+            pass
+    assert snapshot(tmp_path) == before
+
+
 def test_foreign_files_are_refused_and_nothing_touched(tmp_path):
     """A directory with someone's files and no config is not ours to fill."""
     for name in "abcd":

@@ -101,7 +101,11 @@ class Results:
 
 @contextlib.contextmanager
 def open_results(
-    directory: str | Path, experiment: str, config: Any, plan: Callable[[], Mapping[str, Any]] | None = None
+    directory: str | Path,
+    experiment: str,
+    config: Any,
+    plan: Callable[[], Mapping[str, Any]] | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Iterator[Results]:
     """Open the results of an experiment: a new directory, or one of the same config to go on with.
 
@@ -114,13 +118,15 @@ def open_results(
         config: a dataclass or dict; what defines the numbers, the seed and preset included.
         plan: returns choices to store before the first cell (chunk sizes, vmap or loop); called for a new
             directory only, and its stored answer is ``Results.plan`` ever after.
+        fixed: what a resumed run must find unchanged although no config names it, such as the fingerprint of
+            the data or the number of devices; stored with the plan, by name.
 
     Yields:
         The open results.
 
     Raises:
-        ValueError: if the directory holds another experiment or config (naming the fields that differ), other
-            files, or damaged ones.
+        ValueError: if the directory holds another experiment or config, or was begun under other ``fixed``
+            conditions (naming what differs), if it holds other files, or damaged ones.
         OSError: if it cannot be read or written, or another process is writing it.
 
     Example:
@@ -132,16 +138,16 @@ def open_results(
         ...         [width for width in results.config["widths"] if not results.find(width=width)]
         [128]
     """
-    path, wanted = Path(directory), json_safe(config, "config")
-    stored = _checked(path, experiment, wanted)
+    path, wanted, needed = Path(directory), json_safe(config, "config"), json_safe(dict(fixed or {}), "fixed")
+    stored = _checked(path, experiment, wanted, needed)
     environment = json_safe(describe_environment())
-    made = json_safe(dict(plan()) if plan and stored is None else {}, "plan")
+    made = needed | json_safe(dict(plan()) if plan and stored is None else {}, "plan")
     with say_why(f"make the directory {path}"):
         path.mkdir(parents=True, exist_ok=True)
     with locked(path):
         for leftover in path.glob(f"{TEMPORARY}*"):
             leftover.unlink()
-        stored = _checked(path, experiment, wanted)  # again: another process may just have been here
+        stored = _checked(path, experiment, wanted, needed)  # again: another process may just have been here
         log = RowLog(path / "rows.jsonl")
         if stored is None:
             stored = {"experiment": experiment, "config": wanted, "plan": made}
@@ -150,7 +156,7 @@ def open_results(
         yield Results(path, stored["config"], stored["plan"], log)
 
 
-def _checked(path: Path, experiment: str, wanted: Any) -> dict[str, Any] | None:
+def _checked(path: Path, experiment: str, wanted: Any, needed: Mapping[str, Any]) -> dict[str, Any] | None:
     """The stored config if it is this one, None for a directory that is ours to begin; else refuse."""
     with say_why(f"read the directory {path}"):
         if not path.exists():
@@ -166,20 +172,28 @@ def _checked(path: Path, experiment: str, wanted: Any) -> dict[str, Any] | None:
             )
         return None
     stored = read_json(path / "config.json")
-    if not isinstance(stored, dict) or not {"experiment", "config", "plan"} <= stored.keys():
+    whole = isinstance(stored, dict) and {"experiment", "config", "plan"} <= stored.keys()
+    if not whole or not isinstance(stored["plan"], dict):
         raise ValueError(f"{path / 'config.json'} is not one of widelimit; choose another directory.")
     ours = {"experiment": experiment, **_flat(wanted)}
-    theirs = {"experiment": stored["experiment"], **_flat(stored["config"])}
-    differing = [key for key in {**ours, **theirs} if ours.get(key, _ABSENT) != theirs.get(key, _ABSENT)]
+    there = {"experiment": stored["experiment"], **_flat(stored["config"])}
+    differing = [key for key in {**ours, **there} if ours.get(key, _ABSENT) != there.get(key, _ABSENT)]
     if differing:
         shown = "; ".join(
-            f"{key} is {theirs.get(key, _ABSENT)} there and {ours.get(key, _ABSENT)} here"
+            f"{key} is {there.get(key, _ABSENT)} there and {ours.get(key, _ABSENT)} here"
             for key in differing[:5]
         )
         more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise ValueError(
             f"{path} holds the results of another config ({shown}{more}); choose another directory."
         )
+    for name, value in needed.items():
+        theirs = stored["plan"].get(name, _ABSENT)
+        if theirs != value:
+            raise ValueError(
+                f"{path} was begun with {name} {theirs}, and now it is {value}; go on as it was begun, or "
+                "choose another directory."
+            )
     return stored
 
 
@@ -198,6 +212,8 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def _record_environment(path: Path, environment: dict[str, Any]) -> None:
     """Keep what the run began under, and what it was resumed under where that differs."""
     known = read_json(path) if path.exists() else {}
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} is damaged: it is not one of widelimit; delete it, and start again.")
     latest = known.get("resumed_under", [])[-1:] or [{k: v for k, v in known.items() if k != "resumed_under"}]
     if not known:
         write_json(path, environment)
