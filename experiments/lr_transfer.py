@@ -30,6 +30,7 @@ from experiments.mlp_sweep import Network, load, parameter_count, sweep_cells
 from widelimit.compare import Optimum, Summary, find_optimum, widen
 from widelimit.scaling import Parametrization, mean_field, mup, ntk, standard
 from widelimit.training import Checkpoint, Mode, Progress, Results, choose_mode, main, open_results, pivot
+from widelimit.training.data import batch_table
 
 PARAMETRIZATIONS: Mapping[str, Parametrization] = {
     "standard": standard(),
@@ -37,6 +38,7 @@ PARAMETRIZATIONS: Mapping[str, Parametrization] = {
     "ntk": ntk(),
     "mean_field": mean_field(),
 }
+_REACH = 60  # of log2 learning rates, for which float32 has room
 _WIDENINGS = 4  # a minimum at the edge of the grid widens it this often before it is reported as it is
 
 
@@ -101,6 +103,12 @@ class Config:
                 "an optimum with an error bar needs seeds >= 2, rates >= 5, steps >= 1 and spacing > 0; got "
                 f"{self.seeds}, {self.rates}, {self.steps} and {self.spacing}."
             )
+        reach = self.rates * abs(self.spacing) + max(abs(self.center_sgd), abs(self.center_adam))
+        if not reach <= _REACH:
+            raise ValueError(
+                f"the window of learning rates must lie within 2^-{_REACH} and 2^{_REACH}; got {self.rates} "
+                f"rates, {self.spacing} apart in log2, around {self.center_sgd} and {self.center_adam}."
+            )
         if (self.data_path is None) != (self.data == "digits"):
             raise ValueError(
                 f"data_path goes with data 'cifar10' or 'npz'; got data {self.data!r} and {self.data_path}."
@@ -132,16 +140,10 @@ PRESETS = {
 def run(config: Config, directory: Path) -> Summary:
     """Runs the sweep, or what is missing of it, and judges it."""
     data = load(config.data, config.data_path, config.seed)
-    with open_results(directory, "lr_transfer", config, plan=lambda: _plan(config, data)) as results:
-        if results.plan["devices"] != jax.device_count():
-            raise ValueError(
-                f"{directory} was begun on {results.plan['devices']} devices; got {jax.device_count()}. Use "
-                "as many, or another directory."
-            )
-        if results.plan["data"] != data.fingerprint():
-            raise ValueError(
-                f"{directory} holds results on other data than {config.data_path}; use another one."
-            )
+    batch_table(config.seed, 0, 1, config.batch_size, data.samples)  # or says why there can be no such batch
+    # The number of devices decides the rounding, so a resumed run must have as many.
+    fixed = {"data": data.fingerprint(), "devices": jax.device_count()}
+    with open_results(directory, "lr_transfer", config, lambda: _plan(config, data), fixed) as results:
         cases = [(p, o) for o in config.optimizers for p in config.parametrizations]
         # A step costs about the square of the width, and something at any width.
         work = {width: width**2 + 1e4 for width in config.widths}
@@ -159,7 +161,7 @@ def run(config: Config, directory: Path) -> Summary:
 
 
 def _plan(config: Config, data: Any) -> dict[str, Any]:
-    """Returns what is decided once, before the first cell, and stored: how cells run, and on which data."""
+    """Returns what is decided once, before the first cell, and stored: how cells run."""
     modes = {}
     for width in config.widths:
         parameters = parameter_count(_network(config, data, width, "standard", "sgd"))
@@ -168,12 +170,11 @@ def _plan(config: Config, data: Any) -> dict[str, Any]:
             batch=config.batch_size,
             cells=config.rates * config.seeds,
             platform=jax.default_backend(),
-            cores=os.cpu_count() or 1,
             devices=jax.device_count(),
+            cores=os.cpu_count() or 1,
         )
         modes[str(width)] = dataclasses.asdict(mode)
-    # The number of devices decides the rounding, so a resumed run must have as many.
-    return {"modes": modes, "devices": jax.device_count(), "data": data.fingerprint()}
+    return {"modes": modes}
 
 
 def _network(config: Config, data: Any, width: int, parametrization: str, optimizer: str) -> Network:

@@ -60,12 +60,24 @@ def parameter_count(network: Network) -> int:
 
 
 def load(name: str, path: Path | None, seed: int) -> Dataset:
-    """Returns the data of an experiment, flat."""
+    """Returns the labelled data of an experiment, flat."""
     if path is None:
         # Pixels set in one or two images have a tiny std: without a floor of one grey level single inputs
         # reach 40 standard deviations, and these few images decide where SGD becomes unstable.
         return digits(seed=seed, form="flat", smallest_std=1.0)
-    return cifar10(path, seed=seed, form="flat") if name == "cifar10" else npz(path, seed=seed)
+    if name == "cifar10":
+        return cifar10(path, seed=seed, form="flat")
+    data = npz(path, seed=seed)
+    if not data.labelled:
+        raise ValueError(
+            f"{path} must hold whole-number labels y, which cross-entropy needs; got floats, so regression "
+            "targets: store y as integers."
+        )
+    flat = {
+        part: getattr(data, part).reshape(len(getattr(data, part)), -1)
+        for part in ("train_inputs", "test_inputs")
+    }
+    return dataclasses.replace(data, **flat)
 
 
 @functools.lru_cache(maxsize=4)

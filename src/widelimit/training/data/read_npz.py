@@ -19,7 +19,8 @@ _SPLIT_KEYS = ("x_train", "y_train", "x_test", "y_test")
 def _load(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays that are asked for, and no pickled object."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be an .npz file; there is no such file.")
+        state = "it is a directory" if path.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"{path} must be an .npz file; {state}.")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = set(archive.files)
