@@ -28,7 +28,8 @@ class Mode:
 
     Args:
         group: cells per device in one call of the program, run together by ``vmap``; 1 runs each cell by
-            itself, as plain matrix products.
+            itself, as plain matrix products. A grid that does not fill its last group is filled up with
+            copies of its last cell, so that a few more cells need no other program.
         in_flight: calls that are under way at once. On a CPU they run side by side on its cores.
 
     Raises:
@@ -48,7 +49,7 @@ class Mode:
 
 
 def choose_mode(
-    *, parameters: int, batch: int, cells: int, platform: str, devices: int = 1, cores: int = 1
+    *, parameters: int, batch: int, cells: int, platform: str, cores: int, devices: int = 1
 ) -> Mode:
     r"""Chooses how to execute a sweep, from sizes alone.
 
@@ -65,8 +66,8 @@ def choose_mode(
         batch: B, samples per step.
         cells: in the sweep.
         platform: ``jax.default_backend()``.
-        devices: over which cells are sharded.
         cores: of the CPU, ``os.cpu_count()``; other platforms ignore it.
+        devices: over which cells are sharded.
 
     Raises:
         ValueError: if a size is not a positive whole number.

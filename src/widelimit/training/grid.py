@@ -64,6 +64,9 @@ def check_grid(
     if bad.size:
         raise ValueError(f"learning rates must be positive and finite; got {bad[0]}.")
     whole = tuple(_whole("each seed", seed) for seed in seeds)
+    outside = [seed for seed in whole if not 0 <= seed < 2**32]
+    if outside:
+        raise ValueError(f"seeds must lie in 0 to {2**32 - 1}; got {outside[0]}.")
     if not whole:
         raise ValueError("seeds must hold at least one whole number; got none.")
     for name, values in (("learning_rates", rates.tolist()), ("seeds", whole)):

@@ -21,6 +21,8 @@ SHARED = PartitionSpec()  # data, rules: the same for all cells, whole on every 
 # compares regions of the program instead of whole loops. Measured: 155 -> 121 us of one core for a step at
 # width 128, 1910 -> 1670 at 512 (tanh MLP 64-n-n-10, batch 64, Adam). Other platforms do so anyway.
 IN_PLACE = {"xla_cpu_copy_insertion_use_region_analysis": True}
+# Random numbers take longer to compile than training does, and run once: 1.9 -> 0.8 s, and as fast.
+BRIEF = {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Shared(NamedTuple):
 
     Attributes:
         rates: the learning rates.  # shape=(R,)
-        keys: one per seed.  # shape=(S,)
+        params: initial, for each seed.  # leading axis S
         batches: the rows of every step.  # shape=(S, T, batch), dtype=int32
         divergence: the multiple of its first loss at which a cell counts as diverged.  # shape=()
         data: arrays with one row per sample.
@@ -90,7 +92,7 @@ class Shared(NamedTuple):
     """
 
     rates: Any
-    keys: Any
+    params: PyTree
     batches: Any
     divergence: Any
     data: PyTree
@@ -98,71 +100,42 @@ class Shared(NamedTuple):
     extras: Any
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "mesh"))
-def start(problem: Problem, mesh: Mesh | None, number: Int[Any, " G"], shared: Shared) -> Cell:
-    """Returns cells before their first step. Cell ``r S + s`` has rate r and seed s."""
+class Programs(NamedTuple):
+    """The four programs, compiled for a platform.
 
-    def one(number: Array, shared: Shared) -> Cell:
-        index, seed = jnp.divmod(number, shared.keys.shape[0])
-        rate = shared.rates[index]
-        params = problem.initialise(shared.keys[seed], shared.extras)
-        state = problem.optimizer(rate, shared.extras).init(params)
-        return Cell(params, state, rate, seed, jnp.int32(0), jnp.zeros_like(rate), jnp.int32(-1))
-
-    return _over_cells(one, mesh)(number, shared)
-
-
-def advance(
-    problem: Problem, mesh: Mesh | None, length: int, cell: Cell, shared: Shared
-) -> tuple[Cell, Float[Array, "G length"]]:
-    """Returns the cells after ``length`` steps, and their loss before every step.
-
-    A step whose loss is not finite or exceeds the ceiling is not taken, nor is any after it, nor one beyond
-    the last. The selection is by ``where``, which lets no NaN through; XLA fuses it into the loops of the
-    optimizer, beside whose traffic it costs little (about 5% of a step at width 128).
+    Attributes:
+        initialise: ``(problem.initialise, key, extras) -> params`` of one seed, so that every rate, mode and
+            number of devices starts from the same bits, and each seed is drawn once.
+        start: ``(problem, mesh, numbers, shared) -> cells`` before their first step.
+        advance: ``(problem, mesh, length, cells, shared) -> (cells, losses[G, length])`` after a chunk; the
+            cells that are handed in are consumed.
+        measure: ``(problem, mesh, params, shared) -> {name: values[G]}``.
     """
-    platform = next(iter(shared.batches.devices())).platform
-    return _advance(platform)(problem, mesh, length, cell, shared)
 
-
-def _chunk(
-    problem: Problem, mesh: Mesh | None, length: int, cell: Cell, shared: Shared
-) -> tuple[Cell, Array]:
-    """The program of ``advance``."""
-
-    def one(cell: Cell, shared: Shared) -> tuple[Cell, Array]:
-        optimizer = problem.optimizer(cell.rate, shared.extras)
-        steps = shared.batches.shape[1]
-
-        def step(cell: Cell, _: None) -> tuple[Cell, Array]:
-            rows = shared.batches[cell.seed, jnp.minimum(cell.step, steps - 1)]
-            batch = jax.tree.map(lambda array: array[rows], shared.data)
-            loss, gradient = jax.value_and_grad(problem.loss)(cell.params, batch, shared.extras)
-            ceiling = jnp.where(cell.step == 0, shared.divergence * jnp.abs(loss), cell.ceiling)
-            fine = jnp.isfinite(loss) & (loss <= ceiling)
-            open_ = (cell.diverged_at < 0) & (cell.step < steps)
-            diverged_at = jnp.where(open_ & ~fine, cell.step, cell.diverged_at)
-            updates, state = optimizer.update(gradient, cell.state, cell.params)
-            moved = optax.apply_updates(cell.params, updates)
-            params, state = jax.tree.map(
-                lambda new, old: jnp.where(open_ & fine, new, old), (moved, state), (cell.params, cell.state)
-            )
-            after = Cell(params, state, cell.rate, cell.seed, cell.step + 1, ceiling, diverged_at)
-            return after, jnp.where(diverged_at < 0, loss, jnp.inf)
-
-        return jax.lax.scan(step, cell, length=length)
-
-    return _over_cells(one, mesh)(cell, shared)
+    initialise: Callable[..., PyTree]
+    start: Callable[..., Cell]
+    advance: Callable[..., tuple[Cell, Array]]
+    measure: Callable[..., dict[str, Array]]
 
 
 @functools.cache
-def _advance(platform: str) -> Callable[..., tuple[Cell, Array]]:
-    """The compiled ``_chunk``, with what its platform should know."""
-    return jax.jit(
-        _chunk,
-        static_argnames=("problem", "mesh", "length"),
-        donate_argnames="cell",
-        compiler_options=IN_PLACE if platform == "cpu" and _known(IN_PLACE) else None,
+def programs(platform: str) -> Programs:
+    """Returns the programs for a platform; they are compiled when they are first called."""
+
+    def options(wanted: dict[str, Any]) -> dict[str, Any] | None:
+        return wanted if platform == "cpu" and _known(wanted) else None
+
+    of_problem = functools.partial(jax.jit, static_argnames=("problem", "mesh"))
+    return Programs(
+        initialise=jax.jit(_initialise, static_argnums=0, compiler_options=options(BRIEF)),
+        start=of_problem(_start, compiler_options=options(BRIEF)),
+        advance=jax.jit(
+            _advance,
+            static_argnames=("problem", "mesh", "length"),
+            donate_argnames="cell",
+            compiler_options=options(IN_PLACE),
+        ),
+        measure=of_problem(_measure),
     )
 
 
@@ -175,9 +148,60 @@ def _known(options: dict[str, Any]) -> bool:
     return True
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "mesh"))
-def measure(problem: Problem, mesh: Mesh | None, params: PyTree, shared: Shared) -> PyTree:
-    """Returns what the problem measures of every cell, each of shape [G]."""
+def _initialise(function: Callable[[Array, Any], PyTree], key: Array, extras: Any) -> PyTree:
+    """Compiled apart from the optimizer, which does not matter to it."""
+    return function(key, extras)
+
+
+def _start(problem: Problem, mesh: Mesh | None, number: Int[Any, " G"], shared: Shared) -> Cell:
+    """Cell ``r S + s`` has rate r and seed s."""
+
+    def one(number: Array, shared: Shared) -> Cell:
+        index, seed = jnp.divmod(number, shared.batches.shape[0])
+        rate = shared.rates[index]
+        params = jax.tree.map(lambda array: array[seed], shared.params)
+        state = problem.optimizer(rate, shared.extras).init(params)
+        return Cell(params, state, rate, seed, jnp.int32(0), jnp.zeros_like(rate), jnp.int32(-1))
+
+    return _over_cells(one, mesh)(number, shared)
+
+
+def _advance(
+    problem: Problem, mesh: Mesh | None, length: int, cell: Cell, shared: Shared
+) -> tuple[Cell, Float[Array, "G length"]]:
+    """A step whose loss is not finite or exceeds the ceiling is not taken, nor any after it or past the end.
+
+    The selection is by ``where``, which lets no NaN through; XLA fuses it into the loops of the optimizer,
+    beside whose memory traffic it costs little (about 5% of a step at width 128).
+    """
+
+    def one(cell: Cell, shared: Shared) -> tuple[Cell, Array]:
+        optimizer = problem.optimizer(cell.rate, shared.extras)
+        steps = shared.batches.shape[1]
+
+        def step(cell: Cell, _: None) -> tuple[Cell, Array]:
+            rows = shared.batches[cell.seed, jnp.minimum(cell.step, steps - 1)]
+            batch = jax.tree.map(lambda array: array[rows], shared.data)
+            loss, gradient = jax.value_and_grad(problem.loss)(cell.params, batch, shared.extras)
+            ceiling = jnp.where(cell.step == 0, shared.divergence * jnp.abs(loss), cell.ceiling)
+            fine = jnp.isfinite(loss) & (loss <= ceiling)
+            going = (cell.diverged_at < 0) & (cell.step < steps)
+            diverged_at = jnp.where(going & ~fine, cell.step, cell.diverged_at)
+            updates, state = optimizer.update(gradient, cell.state, cell.params)
+            moved = optax.apply_updates(cell.params, updates)
+            params, state = jax.tree.map(
+                lambda new, old: jnp.where(going & fine, new, old), (moved, state), (cell.params, cell.state)
+            )
+            after = Cell(params, state, cell.rate, cell.seed, cell.step + 1, ceiling, diverged_at)
+            return after, jnp.where(diverged_at < 0, loss, jnp.inf)
+
+        return jax.lax.scan(step, cell, length=length)
+
+    return _over_cells(one, mesh)(cell, shared)
+
+
+def _measure(problem: Problem, mesh: Mesh | None, params: PyTree, shared: Shared) -> dict[str, Array]:
+    """Once per cell, after its last step."""
 
     def one(params: PyTree, shared: Shared) -> dict[str, Array]:
         return dict(problem.measure(params, shared.evaluation, shared.extras)) if problem.measure else {}

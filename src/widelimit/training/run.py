@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from typing import Any
 
 import jax
@@ -51,16 +51,22 @@ class Run:
     ):
         self.problem, self.grid = problem, grid
         self._mesh, self._device = program.mesh_of(devices), devices[0]
-        keys = jax.vmap(jax.random.key)(np.asarray(grid.seeds, np.uint32))
+        self._programs = program.programs(self._device.platform)
+        keys = [jax.random.key(seed) for seed in grid.seeds]
+        extras = jax.device_put(inputs.extras, self._device)
         dtype, names = _trace(problem, grid, keys[0], inputs)
+        params = [
+            self._programs.initialise(problem.initialise, jax.device_put(key, self._device), extras)
+            for key in keys
+        ]
         shared = Shared(
             rates=grid.rates.astype(dtype),
-            keys=keys,
+            params=jax.tree.map(lambda *seeds: jnp.stack(seeds), *params),
             batches=grid.batches,
             divergence=np.asarray(inputs.divergence, dtype),
             data=inputs.data,
             evaluation=inputs.evaluation,
-            extras=inputs.extras,
+            extras=extras,
         )
         self._shared = program.place(shared, self._mesh, program.SHARED, self._device)
 
@@ -94,10 +100,10 @@ class Run:
         groups = self._waves[self._wave]
         common = (self.problem, self._mesh)
         if self._chunk == 0:
-            self._running = [program.start(*common, group, self._shared) for group in groups]
+            self._running = [self._programs.start(*common, group, self._shared) for group in groups]
         losses = []
         for index, cell in enumerate(self._running):  # calls return at once: those in flight run side by side
-            self._running[index], loss = program.advance(*common, self.grid.length, cell, self._shared)
+            self._running[index], loss = self._programs.advance(*common, self.grid.length, cell, self._shared)
             losses.append(loss)
         first = self._chunk * self.grid.length
         until = min(first + self.grid.length, self.grid.steps)
@@ -110,7 +116,8 @@ class Run:
     def _measure(self) -> None:
         """Records what the finished wave ends with, and moves on to the next."""
         measured = [
-            program.measure(self.problem, self._mesh, cell.params, self._shared) for cell in self._running
+            self._programs.measure(self.problem, self._mesh, cell.params, self._shared)
+            for cell in self._running
         ]
         for group, cell, values in zip(self._waves[self._wave], self._running, measured, strict=True):
             diverged_at = np.asarray(cell.diverged_at)
@@ -162,18 +169,15 @@ class Run:
             return []
         return [
             jax.eval_shape(
-                lambda cells, shared: program.start(self.problem, self._mesh, cells, shared),
-                group,
-                self._shared,
+                functools.partial(self._programs.start, self.problem, self._mesh), group, self._shared
             )
             for group in self._waves[wave]
         ]
 
 
 def _groups(cells: int, group: int, devices: int) -> list[np.ndarray]:
-    """Splits the cells into groups of one size, a multiple of the devices; the last cell fills the last."""
-    count = math.ceil(cells / (group * devices))
-    size = math.ceil(cells / count / devices) * devices
+    """Splits cells into groups of one size, so that one program serves any number; the last cell fills up."""
+    size = group * devices
     starts = range(0, cells, size)
     return [np.minimum(np.arange(i, i + size), cells - 1).astype(np.int32) for i in starts]
 
