@@ -222,6 +222,18 @@ def test_bad_input_says_what_to_do(rules, options, message):
         rescale(init(WIDTH), rules, init, plain, X, **options)
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_parameters_that_are_no_numbers_are_named(bad):
+    """A std of NaN compares as no std at all, and would be taken for a constant."""
+    rules, good = make_rules(leaves(), mup(), "adam"), init(WIDTH)
+    broken = {**good, "hidden": good["hidden"].at[:2, 0].set(jnp.array([bad, -bad]))}
+    with pytest.raises(ValueError, match="hidden must be finite to be rescaled; params holds"):
+        rescale(broken, rules, init, plain, X)
+    spoilt = lambda width: {**init(width), "hidden": init(width)["hidden"] * jnp.nan}  # noqa: E731
+    with pytest.raises(ValueError, match=r"init\(base_width\) holds NaN"):
+        rescale(good, rules, spoilt, plain, X)
+
+
 def test_an_initialiser_that_is_constant_at_one_width_only_must_be_told():
     rules = make_rules({"hidden": leaves()["hidden"]}, mup(), "adam")
     params = {"hidden": jax.random.normal(START, (WIDTH, WIDTH))}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from fractions import Fraction
 
 import jax
@@ -270,6 +271,14 @@ def test_json_round_trip_is_exact(parametrization):
         (lambda text: text.replace("widelimit rules 1", "something"), {}, "without that format field"),
         (lambda text: text, {"other": 0}, "is of another model: 'bias' is in the rules but not in the model"),
         (lambda text: text.replace('"epsilon"', '"eps"'), {}, "damaged"),
+        (lambda text: text.replace('"width": "4"', '"width": "4/0"'), {}, "damaged"),
+        (lambda text: text.replace('"role": "input"', '"role": "inner"'), {}, "'inner' is not a valid Role"),
+        (lambda text: text.replace('"optimizer": "adam"', '"optimizer": "lamb"'), {}, "damaged.*'lamb'"),
+        (
+            lambda text: re.sub('"multiplier": [0-9.]+', '"multiplier": NaN', text),
+            {},
+            "of 'bias' must be a finite",
+        ),
     ],
 )
 def test_a_wrong_rules_file_is_refused(edit, like, message):

@@ -72,9 +72,9 @@ def rescale(
         The parameters and the folded rules: use these with ``widelimit.optim``.
 
     Raises:
-        ValueError: if the parametrization is absolute, the rules belong to another model, an initialiser is
-            unknown, a path matches no parameter, or something cannot be folded: a tied readout's multiplier,
-            attention's temperature, a weight followed by a norm.
+        ValueError: if the parametrization is absolute, the rules belong to another model, a parameter is not
+            finite, an initialiser is unknown, a path matches no parameter, or something cannot be folded: a
+            tied readout's multiplier, attention's temperature, a weight followed by a norm.
 
     Example:
         >>> from widelimit.scaling import mup, probe
@@ -107,6 +107,7 @@ def rescale(
     _check_paths({*told, *accept} - {ATTENTION}, rules.leaves)
     flat, treedef = jax.tree.flatten(params)
     _check_shapes(flat, rules.leaves)
+    _check_finite(_moments(flat), rules.leaves, "params")
     if ATTENTION not in accept:
         refuse_growing_products(init, apply, example, rules)
     base_width = rules.leaves[0].base_width
@@ -154,6 +155,7 @@ def _measure(
 ) -> dict[str, float | None]:
     """Returns every other parameter's ratio of initial std, target over base; None where it is a constant."""
     base_moments = sum((_moments(jax.tree.leaves(model)) for model in base_models), np.zeros(()))
+    _check_finite(base_moments, leaves, "init(base_width)")
     std, error = _std(_moments(flat))
     base_std, base_error = _std(base_moments)
     errors = np.hypot(error, base_error)
@@ -167,8 +169,19 @@ def _moments(arrays: Sequence[Any]) -> np.ndarray:
     for array in arrays:
         floating = jnp.issubdtype(array.dtype, jnp.floating)
         numbers = np.asarray(array, np.float64) if floating else np.zeros(1)
-        rows.append((numbers.size, numbers.sum(), np.square(numbers).sum()))
+        with np.errstate(invalid="ignore"):  # a sum over both infinities is NaN, which _check_finite reports
+            rows.append((numbers.size, numbers.sum(), np.square(numbers).sum()))
     return np.array(rows)
+
+
+def _check_finite(moments: np.ndarray, leaves: tuple[Leaf, ...], what: str) -> None:
+    """Raises where an array has no finite sum, which would be taken for a constant."""
+    for leaf, row in zip(leaves, moments, strict=True):
+        if not np.isfinite(row).all():
+            raise ValueError(
+                f"{leaf.path} must be finite to be rescaled; {what} holds NaN or infinite values there: "
+                "rescale the model's initial parameters, before any training."
+            )
 
 
 def _std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -89,11 +90,20 @@ def from_json(text: str, like: PyTree) -> Rules:
         numbers = {name: [entry["rule"][name] for entry in body["parameters"]] for name in NUMBERS}
         parametrization = _parametrization(body["parametrization"])
         head = {name: body[name] for name in ("optimizer", "alignment", "decay")}
-    except (KeyError, TypeError) as error:
+        parametrization.rate(head["optimizer"], head["alignment"])
+    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
-            f"the rules file is damaged: field {error} is missing or of the wrong kind."
+            f"the rules file is damaged: a field is missing or of the wrong kind ({str(error).rstrip('.')}); "
+            "write it again with to_json."
         ) from None
     _check_same_model(leaves, like)
+    for name, values in numbers.items():
+        for leaf, value in zip(leaves, values, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(
+                    f"the rules file is damaged: {name} of {leaf.path!r} must be a finite number; got "
+                    f"{value!r}."
+                )
     treedef = jax.tree.structure(like)
     trees = {name: jax.tree.unflatten(treedef, values) for name, values in numbers.items()}
     return Rules(**trees, leaves=leaves, parametrization=parametrization, **head)
