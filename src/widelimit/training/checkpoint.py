@@ -86,23 +86,27 @@ class Checkpoint:
             return None
         import orbax.checkpoint as ocp
 
+        where = self.directory / str(number)
         advice = f"delete {self.directory} to start this sweep again from its first step."
+        if self._read(number, "identity", ocp.args.JsonRestore(), advice) != {"sweep": identity}:
+            raise ValueError(
+                f"the checkpoint {where} belongs to a sweep with another grid, mode, data or rules; choose "
+                f"another directory, or {advice}"
+            )
+        return number, self._read(number, "state", ocp.args.StandardRestore(like(number)), advice)
+
+    def _read(self, number: int, part: str, how: Any, advice: str) -> Any:
+        """One part of a state, or the sentence that says it is damaged."""
+        import orbax.checkpoint as ocp
+
         try:
             with self._manager() as manager:
-                stored = manager.restore(number, args=ocp.args.Composite(identity=ocp.args.JsonRestore()))
-                same = stored.identity == {"sweep": identity}
-                if same:
-                    args = ocp.args.Composite(state=ocp.args.StandardRestore(like(number)))
-                    return number, manager.restore(number, args=args).state
+                return manager.restore(number, args=ocp.args.Composite(**{part: how}))[part]
         except Exception as error:  # Orbax, tensorstore and json each have their own
             raise ValueError(
                 f"the checkpoint {self.directory / str(number)} cannot be read and seems truncated "
                 f"({type(error).__name__}); {advice}"
             ) from error
-        raise ValueError(
-            f"the checkpoint {self.directory / str(number)} belongs to a sweep with another grid, mode, data "
-            f"or rules; choose another directory, or {advice}"
-        )
 
     def clear(self) -> None:
         """Deletes the directory and all states in it; does nothing if there is none.

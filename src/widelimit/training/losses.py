@@ -78,7 +78,8 @@ def accuracy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
         0.5
     """
     _check(logits, labels)
-    return jnp.mean((jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype))
+    found = jnp.argmax(logits, axis=-1).astype(labels.dtype)
+    return jnp.mean((found == labels).astype(logits.dtype))
 
 
 def _check(logits: jax.Array, labels: jax.Array) -> None:

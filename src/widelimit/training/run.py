@@ -98,12 +98,12 @@ class Run:
     def advance(self) -> None:
         """Runs one chunk of the present wave: starts it before its first, measures it after its last."""
         groups = self._waves[self._wave]
-        common = (self.problem, self._mesh)
         if self._chunk == 0:
-            self._running = [self._programs.start(*common, group, self._shared) for group in groups]
+            self._running = self._start(self._wave)
+        advance = functools.partial(self._programs.advance, self.problem, self._mesh)
         losses = []
         for index, cell in enumerate(self._running):  # calls return at once: those in flight run side by side
-            self._running[index], loss = self._programs.advance(*common, self.grid.length, cell, self._shared)
+            self._running[index], loss = advance(self.grid.length, cell, self._shared)
             losses.append(loss)
         first = self._chunk * self.grid.length
         until = min(first + self.grid.length, self.grid.steps)
@@ -130,9 +130,8 @@ class Run:
         self._running, self._wave, self._chunk = [], self._wave + 1, 0
 
     def state(self) -> dict[str, np.ndarray]:
-        """Returns everything that is needed to go on; restore it with ``resume``."""
-        leaves = jax.tree.leaves(self._running)
-        return {**self._record(), **{f"cells/{i}": np.asarray(_raw(leaf)) for i, leaf in enumerate(leaves)}}
+        """Returns everything that is needed to go on; ``resume`` reads it."""
+        return self._as_state(self._running)
 
     def resume(self, checkpoint: Checkpoint, identity: str) -> None:
         """Goes on from the newest state of a checkpoint, if it holds one.
@@ -140,39 +139,38 @@ class Run:
         Raises:
             ValueError: as ``Checkpoint.load``.
         """
-        found = checkpoint.load(identity, self._like)
+        # What was under way then is started again, so that there are arrays to put the stored numbers into.
+        found = checkpoint.load(identity, lambda number: self._as_state(self._begun(number)))
         if found is None:
             return
         number, state = found
-        for name, array in self._record().items():
-            array[...] = state[name]
-        self._wave, self._chunk = divmod(number, self.grid.chunks)
-        leaves, treedef = jax.tree.flatten(self._cells_after(number))
+        leaves, treedef = jax.tree.flatten(self._begun(number))
         cells = [_typed(state[f"cells/{i}"], leaf) for i, leaf in enumerate(leaves)]
         running = jax.tree.unflatten(treedef, cells)
         self._running = program.place(running, self._mesh, program.CELLS, self._device)
+        for name, array in self._record().items():
+            array[...] = state[name]
+        self._wave, self._chunk = divmod(number, self.grid.chunks)
+
+    def _begun(self, number: int) -> list[Cell]:
+        """The cells that are under way after a number of chunks, as they were before their first step."""
+        wave, chunk = divmod(number, self.grid.chunks)
+        return self._start(wave) if chunk else []
+
+    def _start(self, wave: int) -> list[Cell]:
+        """The cells of a wave, group by group."""
+        start = self._programs.start
+        return [start(self.problem, self._mesh, group, self._shared) for group in self._waves[wave]]
+
+    def _as_state(self, running: list[Cell]) -> dict[str, np.ndarray]:
+        """The record, and cells under way, under names; NumPy arrays, in which random keys are numbers."""
+        leaves = enumerate(jax.tree.leaves(running))
+        return {**self._record(), **{f"cells/{i}": np.asarray(_raw(leaf)) for i, leaf in leaves}}
 
     def _record(self) -> dict[str, np.ndarray]:
         """What is known of the cells so far; the arrays themselves, not copies."""
         metrics = {f"metrics/{name}": values for name, values in self.metrics.items()}
         return {"losses": self.losses, "diverged_at": self.diverged_at, **metrics}
-
-    def _like(self, number: int) -> dict[str, np.ndarray]:
-        """Arrays with the shapes of ``state`` after a number of chunks."""
-        leaves = [jax.eval_shape(_raw, leaf) for leaf in jax.tree.leaves(self._cells_after(number))]
-        return {**self._record(), **{f"cells/{i}": np.empty(x.shape, x.dtype) for i, x in enumerate(leaves)}}
-
-    def _cells_after(self, number: int) -> list[Cell]:
-        """Shapes of the cells that are under way after a number of chunks."""
-        wave, chunk = divmod(number, self.grid.chunks)
-        if chunk == 0:
-            return []
-        return [
-            jax.eval_shape(
-                functools.partial(self._programs.start, self.problem, self._mesh), group, self._shared
-            )
-            for group in self._waves[wave]
-        ]
 
 
 def _groups(cells: int, group: int, devices: int) -> list[np.ndarray]:
@@ -209,7 +207,7 @@ def _raw(leaf: jax.Array) -> jax.Array:
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
-def _typed(array: np.ndarray, like: Any) -> Any:
+def _typed(array: np.ndarray, like: jax.Array) -> Any:
     """Undoes ``_raw``."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=str(jax.random.key_impl(like)))

@@ -59,7 +59,7 @@ def sweep(
     learning_rates: Sequence[float] | np.ndarray,
     seeds: Sequence[int],
     data: PyTree,
-    batches: Int[np.ndarray, "S T batch"],
+    batches: np.ndarray,
     mode: Mode,
     extras: Any = None,
     evaluation: PyTree = None,
