@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 
-def mse(outputs: Float[Array, "batch outputs"], targets: Float[Array, "batch outputs"]) -> Float[Array, ""]:
+def mse(outputs: Array, targets: Array) -> Float[Array, ""]:
     r"""Half the squared distance to the target: summed over outputs, averaged over the batch.
 
     ``L = 1/(2B) sum_b |f(x_b) - y_b|^2``, the loss of kernel and DMFT theory: its gradient with respect to
@@ -37,7 +37,7 @@ def mse(outputs: Float[Array, "batch outputs"], targets: Float[Array, "batch out
     return 0.5 * jnp.mean(jnp.sum(jnp.square(outputs - targets), axis=-1))
 
 
-def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
+def cross_entropy(logits: Array, labels: Array) -> Float[Array, ""]:
     r"""Cross-entropy with integer labels, in nats, averaged over the batch.
 
     ``L = 1/B sum_b (log sum_k exp z_bk - z_b,label(b))``, as ``torch.nn.CrossEntropyLoss()``.
@@ -62,7 +62,7 @@ def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " ba
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
-def accuracy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
+def accuracy(logits: Array, labels: Array) -> Float[Array, ""]:
     """The share of samples whose largest logit is that of their label, between 0 and 1.
 
     Args:
