@@ -1,11 +1,13 @@
 """Figures: data in, (figure, axes) out; nothing is shown or global; matplotlib loads when one is drawn."""
 
 from widelimit.figures.coordinates import size_against_width
+from widelimit.figures.exponents import exponents_against_theory
 from widelimit.figures.optimum import loss_against_rate, optimum_against_width
 from widelimit.figures.style import CATEGORIES, new_figure, ordered_colors, style
 
 __all__ = [
     "CATEGORIES",
+    "exponents_against_theory",
     "loss_against_rate",
     "new_figure",
     "optimum_against_width",

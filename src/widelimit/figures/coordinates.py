@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 def size_against_width(
     widths: Sequence[int],
     sizes: Mapping[str, ArrayLike],
-    steps: Sequence[int],
+    steps: Sequence[int | str],
     *,
     predicted: Mapping[str, float | Sequence[float] | None] | None = None,
     quantity: str = "size (RMS)",
     title: str = "",
+    legend: str = "step",
+    columns: int | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """Size of each layer's coordinates against width: a panel per layer, a colour per step, theory dashed.
 
@@ -33,11 +35,13 @@ def size_against_width(
     Args:
         widths: the widths, shape [W], increasing.
         sizes: by layer, an array [T, S, W] (step, seed, width).
-        steps: number of each step, length T.
+        steps: number (or name) of each step, length T.
         predicted: by layer, the exponent from theory: one for all steps, or one per step (NaN: none); None
             for none.
         quantity: name and unit of the size, for the axis.
         title: of the whole figure.
+        legend: what the colours tell apart, where it is not the step.
+        columns: panels in a row; None is up to four, as evenly as they go.
 
     Returns:
         The figure, and its axes as an array [rows, columns].
@@ -63,8 +67,8 @@ def size_against_width(
             f"Expected for each layer an array [{len(steps)} steps, seeds, {len(widths)} widths], "
             f"got {wrong or 'no layer'}."
         )
-    rows = -(-len(data) // 4)
-    columns = -(-len(data) // rows)
+    columns = columns or -(-len(data) // -(-len(data) // 4))
+    rows = -(-len(data) // columns)
     colors = ordered_colors(len(steps))
     n = np.asarray(widths, float)
     with style():
@@ -76,7 +80,9 @@ def size_against_width(
             for i, values in enumerate(array):
                 middle, low, high = _mean_and_error(values)
                 if np.isfinite(middle).any():
-                    ax.errorbar(n, middle, [middle - low, high - middle], fmt="o-", color=colors[i], zorder=3)
+                    # Pale lines, so that theory shows where it lies on them.
+                    ax.plot(n, middle, color=colors[i], linewidth=2.0, alpha=0.4, zorder=2)
+                    ax.errorbar(n, middle, [middle - low, high - middle], fmt="o", color=colors[i], zorder=3)
                     _dashed(ax, n, middle, slopes[i])
             width_axis(ax, list(widths))
         _equal_spans(axes.flat[: len(data)])
@@ -87,7 +93,7 @@ def size_against_width(
             ax.set_xlabel("width")
         for ax in axes[:, 0]:
             ax.set_ylabel(quantity)
-        _legend(figure, steps, colors, bool(predicted))
+        _legend(figure, legend, steps, colors, bool(predicted))
         if title:
             figure.suptitle(title)
     return figure, axes
@@ -120,17 +126,20 @@ def _dashed(ax: Any, n: np.ndarray, middle: np.ndarray, slope: float) -> None:
 
 def _equal_spans(axes: Sequence[Any]) -> None:
     """Give each panel the same number of decades about its own middle, so that slopes compare by eye."""
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     limits = [np.log10(ax.get_ylim()) for ax in axes]
     half = max(max((high - low) / 2 for low, high in limits), 0.55)
     for ax, (low, high) in zip(axes, limits, strict=True):
         middle = (low + high) / 2
         ax.set_ylim(10 ** (middle - half), 10 ** (middle + half))
+        ax.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
         ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, steps: Sequence[int], colors: Sequence[Any], theory: bool) -> None:
+def _legend(
+    figure: Figure, title: str, steps: Sequence[int | str], colors: Sequence[Any], theory: bool
+) -> None:
     """The steps once, for all panels."""
     from matplotlib.lines import Line2D
 
@@ -140,4 +149,4 @@ def _legend(figure: Figure, steps: Sequence[int], colors: Sequence[Any], theory:
     ]
     if theory:
         handles.append(Line2D([], [], color=PREDICTION, linestyle="--", linewidth=1.0, label="theory"))
-    figure.legend(handles=handles, title="step", loc="outside right upper")
+    figure.legend(handles=handles, title=title, loc="outside right upper")
