@@ -172,7 +172,8 @@ def _advance(
     """A step whose loss is not finite or exceeds the ceiling is not taken, nor any after it or past the end.
 
     The selection is by ``where``, which lets no NaN through; XLA fuses it into the loops of the optimizer,
-    beside whose memory traffic it costs little (about 5% of a step at width 128).
+    beside whose memory traffic it costs 0 to 3% of a step. Measured and left out: a ``cond`` around the update
+    (10% slower) and unrolling the scan (by 2: 10 to 20% slower, because the copies come back).
     """
 
     def one(cell: Cell, shared: Shared) -> tuple[Cell, Array]:
