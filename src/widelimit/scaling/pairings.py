@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from widelimit.scaling.contraction import contractions, record
+from widelimit.scaling.contraction import record
 from widelimit.scaling.roles import Leaf, Role
 
 
@@ -104,14 +104,12 @@ def _sizes(
     if [array.shape for array in jax.tree.leaves(params)] != expected:
         raise ValueError(f"leaves belong to another model than the one init gives at width {width}.")
     growing = [tuple(a != b for a, b in zip(leaf.shape, leaf.base_shape, strict=True)) for leaf in leaves]
+    ledger = record(forward, params, example, growing)
     # A learned table that layers act on is an activation too; it is what the trace alone cannot decide.
-    uses = contractions(forward, params, example, growing)
-    sources = [
-        number
-        for number, (leaf, use) in enumerate(zip(leaves, uses, strict=True))
-        if use.doubt and leaf.role is Role.INPUT
-    ]
+    doubted = {number for number, _ in ledger.doubts if leaves[number].role is Role.INPUT}
+    if doubted:
+        ledger = record(forward, params, example, growing, doubted)
     sizes: dict[str, list[int]] = {}
-    for where, size in record(forward, params, example, growing, sources).pairings:
+    for where, size in ledger.pairings:
         sizes.setdefault(where, []).append(size)
     return sizes
