@@ -20,7 +20,7 @@ run: install
 	$(bin)/python -m experiments.lr_transfer $(ARGS)
 
 test: install
-	$(bin)/python -m pytest -n $(WORKERS) --maxprocesses 8 $(ARGS)
+	$(bin)/python -m pytest -n $(WORKERS) --maxprocesses 8 --durations 10 $(ARGS)
 
 lint: install
 	$(bin)/ruff check .
