@@ -172,7 +172,7 @@ def _advance(
     """A step whose loss is not finite or exceeds the ceiling is not taken, nor any after it or past the end.
 
     The selection is by ``where``, which lets no NaN through; XLA fuses it into the loops of the optimizer,
-    beside whose memory traffic it costs 0 to 3% of a step. Measured and left out: a ``cond`` around the update
+    beside whose memory traffic it costs 0 to 3% of a step. Measured and left out: a ``cond`` around it
     (10% slower) and unrolling the scan (by 2: 10 to 20% slower, because the copies come back).
     """
 
