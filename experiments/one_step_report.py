@@ -14,8 +14,8 @@ from widelimit.figures.style import PREDICTION
 from widelimit.training import Results, pivot
 
 # All tolerances are fixed before a run: chance, from the spread that pilots with other seeds found, plus what
-# finite width can do. The pilots found relative corrections of 1/n to 25/n, on both data sets. Exponents of the
-# mean rate are fitted together with that correction, so that only its square, the next order, is left.
+# finite width can do. The pilots found relative corrections of 1/n to 25/n, on both data sets. Exponents of
+# the mean rate are fitted together with that correction, so that only its square, the next order, is left.
 CORRECTION = 25.0
 SPREAD = 3.5  # std of eta*/eta*_inf, times sqrt(n)
 LOG_SPREAD = 0.5  # std of log2 eta*: largest at the smallest widths, where it stops growing
