@@ -179,9 +179,9 @@ def _measure(
         parametrization=standard(),
         depth=config.depth,
     )
-    rate = {"sgd": config.rate_sgd, "adam": config.rate_adam}[optimizer]
+    rate = np.float32({"sgd": config.rate_sgd, "adam": config.rate_adam}[optimizer])
     draw = coordinate_network.drawing(shape)
-    program = coordinate_network.program(shape, optimizer, rate)
+    program = coordinate_network.program(shape, optimizer)
     numbers = coordinate_network.stacked(cases, shape, optimizer)
     spread = config.widths[-1] / config.widths[0]
     shares = np.array(
@@ -190,7 +190,7 @@ def _measure(
     at_width = jax.random.fold_in(jax.random.key(config.seed), width)  # widths are independent of each other
     for seed in missing:
         keys = jax.random.split(jax.random.fold_in(at_width, seed), _networks(config, width))
-        measured = program(draw(keys), batches, numbers, shares)
+        measured = program(draw(keys), batches, rate, numbers, shares)
         sizes = {name: np.asarray(value) for name, value in measured.items()}
         seconds = (time.monotonic() - started) / len(cases)
         results.append(

@@ -41,7 +41,7 @@ def stacked(cases: Sequence[str], shape: MLPConfig, optimizer: str) -> dict[str,
     return jax.tree.map(lambda *values: np.array(values, np.float32), *numbers)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=16)
 def drawing(shape: MLPConfig) -> Callable[[jax.Array], Any]:
     """Returns the compiled drawing of unit normals for keys [networks]: all cases of a width share them."""
     template = rules_of("standard", shape, "sgd")
@@ -51,23 +51,25 @@ def drawing(shape: MLPConfig) -> Callable[[jax.Array], Any]:
     )
 
 
-def program(shape: MLPConfig, optimizer: str, rate: float) -> Callable[..., dict[str, jax.Array]]:
+@functools.lru_cache(maxsize=16)
+def program(shape: MLPConfig, optimizer: str) -> Callable[..., dict[str, jax.Array]]:
     """Returns the compiled measurement of a shape and an optimizer, for any parametrizations.
 
-    It takes unit normals [networks, ...], batches (inputs [T, B, D] and labels [T, B]), the stacked rule
-    numbers [P] and the trials [P, K, parameters]: all parametrizations start from the same random numbers. It
+    It takes unit normals [networks, ...], batches (inputs [T, B, D] and labels [T, B]), the learning rate,
+    the stacked rule numbers [P] and the trials [P, K, parameters]: all start from the same numbers. It
     returns geometric means over the networks: ``initial`` [P, layers], ``change`` [P, layers, T] at the
     ordinary rate, and ``first`` [P, layers, K] of small first steps; all measured on the first batch.
 
     Args:
         shape: of the network; its own parametrization is not looked at.
         optimizer: ``"sgd"`` or ``"adam"``.
-        rate: the ordinary learning rate.
     """
     template, names, model = rules_of("standard", shape, optimizer), layers(shape.depth), MLP(shape)
     structure = jax.tree.structure(template.init_std)
 
-    def measure(normals: Any, batches: Any, numbers: dict[str, Any], shares: jax.Array) -> dict[str, Any]:
+    def measure(
+        normals: Any, batches: Any, rate: jax.Array, numbers: dict[str, Any], shares: jax.Array
+    ) -> dict[str, Any]:
         own = dataclasses.replace(template, **numbers)
         params = jax.tree.map(lambda std, normal: std * normal, own.init_std, normals)
         first = jax.tree.map(lambda array: array[0], batches)
@@ -90,9 +92,11 @@ def program(shape: MLPConfig, optimizer: str, rate: float) -> Callable[..., dict
         found = {"initial": sizes.initial, "change": sizes.change, "first": parts}
         return {kind: jnp.stack([by_layer[name] for name in names]) for kind, by_layer in found.items()}
 
-    def run(normals: Any, batches: Any, numbers: dict[str, Any], shares: jax.Array) -> dict[str, jax.Array]:
+    def run(
+        normals: Any, batches: Any, rate: jax.Array, numbers: Any, shares: jax.Array
+    ) -> dict[str, jax.Array]:
         def network(own: Any) -> dict[str, jax.Array]:
-            return jax.lax.map(lambda case: measure(own, batches, *case), (numbers, shares))
+            return jax.lax.map(lambda case: measure(own, batches, rate, *case), (numbers, shares))
 
         return jax.tree.map(lambda size: jnp.exp2(jnp.log2(size).mean(axis=0)), jax.lax.map(network, normals))
 
