@@ -22,7 +22,9 @@ def refused(tmp_path, capsys, monkeypatch):
         assert command() == 2
         *progress, sentence = capsys.readouterr().err.splitlines()
         assert all(re.match(r"\w+: width +\d+", line) for line in progress)
-        assert re.match(r"(lr_transfer|one_step_rate|mine): ", sentence) and sentence.endswith(".")
+        assert re.match(
+            r"(lr_transfer|one_step_rate|coordinate_check|mine): ", sentence
+        ) and sentence.endswith(".")
         assert re.search(match, sentence), sentence
         assert snapshot(tmp_path) == before
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import lr_transfer, one_step_rate
+from experiments import coordinate_check, lr_transfer, one_step_rate
 from widelimit.training import main
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +29,12 @@ def one_step(directory: Path, *flags: str) -> int:
     """The cheapest experiment."""
     arguments = [*LINEAR, *flags, "--directory", str(directory)]
     return main("one_step_rate", one_step_rate.PRESETS, one_step_rate.run, arguments)
+
+
+def coordinates(directory: Path, *flags: str) -> int:
+    """The coordinate check."""
+    arguments = ["--preset", "smoke", *flags, "--directory", str(directory)]
+    return main("coordinate_check", coordinate_check.PRESETS, coordinate_check.run, arguments)
 
 
 def snapshot(place: Path) -> dict[str, bytes | None]:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.bad_input.doors import ROOT, one_step, transfer
+from tests.bad_input.doors import ROOT, coordinates, one_step, transfer
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,21 @@ def test_settings_that_make_no_sense(tmp_path, refused, flags, match):
 )
 def test_settings_of_the_linear_network(tmp_path, refused, flags, match):
     refused(lambda: one_step(tmp_path / "runs", *flags.split()), match)
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ("--widths 8 16", "three or more increasing widths"),
+        ("--parametrizations mup", "parametrizations must be among .*mup_3"),
+        ("--optimizers sgd sgd", "optimizers must be among sgd, adam, each once"),
+        ("--base-width 0", "base_width, .* are at least 1"),
+        ("--rate-sgd nan", "rate_sgd, rate_adam and stderr must be positive"),
+        ("--steps 10000", "of the 1438 training images; lower steps or batch_size"),
+    ],
+)
+def test_settings_of_the_coordinate_check(tmp_path, refused, flags, match):
+    refused(lambda: coordinates(tmp_path / "runs", *flags.split()), match)
 
 
 def test_a_process_of_its_own_exits_with_two(tmp_path):
