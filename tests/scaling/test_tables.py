@@ -205,7 +205,6 @@ def test_first_step_under_sp_adam(rates, features, logits):
         (lambda: classify(mup(), "adafactor"), "'sgd' and 'adam'"),
         (lambda: change(mup(), exponents(0, 0, 0), "lion", FULL), "family must be"),
         (lambda: change(mup(), exponents(0, 0, 0), "adam", FULL, hidden_layers=-1), "at least 0"),
-        (lambda: dataclasses.replace(mup(), unit_variance=True), "absolute form"),
     ],
 )
 def test_bad_input_says_what_to_do(call, message):

@@ -29,7 +29,7 @@ def add_decayed_weights(
 
     * ``"coupled"``: ``D = lr_t r_l wd`` (k = 1), as AdamW on the layer's own rate;
     * ``"undone"``: ``D = lr_t wd`` (k = 1/r), the layer's rate undone, as microsoft/mup does;
-    * ``"sqrt_width"``: ``D = lr_t r_l wd sqrt(m)`` for matrices and 0 for vectors (k says so);
+    * ``"sqrt_width"``: ``D = lr_t r_l wd sqrt(m)`` where the fan-in grows, 0 for vectors (k says so);
     * ``"independent"``: ``D = wd``, and only a schedule of its own changes it.
 
     The place in the chain follows: the first three *add* ``wd k_l w`` and stand before ``scale_by_layer`` and

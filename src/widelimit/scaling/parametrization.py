@@ -15,6 +15,9 @@ Alignment = Literal["full", "none", "global", "kernel"]
 Form = Literal["relative", "absolute"]
 
 FAMILIES: tuple[Family, ...] = ("sgd", "adam", "adafactor")
+# Moving a factor s from a raw weight into its multiplier scales its gradient by s; its learning rate must
+# make up for s**power, which leaves c + power * a the same in every equivalent form.
+SHIFT_POWER = {"sgd": 2, "adam": 1, "adafactor": 0}
 # Exponent of the standard initial std, 1/sqrt(fan_in): it falls with width where the fan-in grows.
 STANDARD_INIT = {
     Role.INPUT: Fraction(0),
@@ -109,8 +112,8 @@ class Parametrization:
         gamma0: feature-learning strength: the readout is divided by it and the learning rate multiplied by
             gamma0^2 (SGD) or gamma0 (sign-like rules, whose update does not feel the readout's factor).
         form: ``"relative"`` or ``"absolute"``.
-        unit_variance: absolute form only: put the width-independent part of 1/sqrt(fan_in) into the
-            multiplier, so that raw weights have unit variance, as kernel and DMFT theory write them.
+        unit_variance: put the width-independent part of 1/sqrt(fan_in) into the multiplier, so that raw
+            weights have unit variance, as kernel and DMFT theory write them (not neutral at a base width).
 
     Raises:
         ValueError: if gamma0 is not positive, or unit variance is asked of a relative form.
@@ -141,11 +144,6 @@ class Parametrization:
             raise ValueError(f"gamma0, the feature-learning strength, must be positive; got {self.gamma0}.")
         if self.form not in ("relative", "absolute"):
             raise ValueError(f"form must be 'relative' or 'absolute'; got {self.form!r}.")
-        if self.unit_variance and self.form == "relative":
-            raise ValueError(
-                "unit-variance weights are a property of the absolute form; got form='relative'. "
-                "Set form='absolute' too, as dmft() does."
-            )
 
     def rate(self, family: str, alignment: str | None = None) -> Rate:
         """Returns the learning-rate rule of an optimizer family; None asks for the default alignment.
@@ -186,11 +184,11 @@ def _times_power(constants: PerRole[float], powers: PerRole[Fraction], base: flo
     return PerRole(*(value * base ** float(power) for value, power in zip(constants, powers, strict=True)))
 
 
-def _rebase(
-    parametrization: Parametrization, base: float, form: Form, unit_variance: bool
-) -> Parametrization:
+def _rebase(parametrization: Parametrization, base: float, form: Form) -> Parametrization:
     """Moves the factors ``base**exponent`` into the constants and switches the form."""
-    extra_init = PerRole(*(parametrization.init[role] - STANDARD_INIT[role] for role in Role))
+    # With unit variance the factor 1/sqrt(fan_in) is in the multiplier, and n^-b is all there is.
+    standard = ZERO if parametrization.unit_variance else PerRole(*STANDARD_INIT.values())
+    extra_init = PerRole(*(b - s for b, s in zip(parametrization.init, standard, strict=True)))
     return dataclasses.replace(
         parametrization,
         multiplier_constant=_times_power(
@@ -206,7 +204,6 @@ def _rebase(
             for row in parametrization.rates
         ),
         form=form,
-        unit_variance=unit_variance,
     )
 
 
@@ -232,7 +229,7 @@ def to_absolute(parametrization: Parametrization, base_width: int) -> Parametriz
     """
     if parametrization.form != "relative":
         raise ValueError(f"{parametrization.name} is in absolute form already; nothing to convert.")
-    return _rebase(parametrization, _positive(base_width), "absolute", unit_variance=False)
+    return _rebase(parametrization, _positive(base_width), "absolute")
 
 
 def to_relative(parametrization: Parametrization, base_width: int) -> Parametrization:
@@ -258,12 +255,7 @@ def to_relative(parametrization: Parametrization, base_width: int) -> Parametriz
     """
     if parametrization.form != "absolute":
         raise ValueError(f"{parametrization.name} is in relative form already; nothing to convert.")
-    if parametrization.unit_variance:
-        raise ValueError(
-            f"{parametrization.name} has unit-variance weights, whose factors differ from array to "
-            "array; convert dataclasses.replace(parametrization, unit_variance=False)."
-        )
-    return _rebase(parametrization, 1.0 / _positive(base_width), "relative", unit_variance=False)
+    return _rebase(parametrization, 1.0 / _positive(base_width), "relative")
 
 
 def _positive(base_width: int) -> float:

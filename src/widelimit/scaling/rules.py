@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 
-from widelimit.scaling.parametrization import STANDARD_INIT, Parametrization, Rate
+from widelimit.scaling.parametrization import SHIFT_POWER, STANDARD_INIT, Parametrization, Rate
 from widelimit.scaling.roles import Leaf, Role
 
 PyTree = Any
@@ -81,7 +81,8 @@ def make_rules(
       equivalent forms;
     * ``"undone"``: ``D = lr wd`` for every parameter, as microsoft/mup does it;
     * ``"independent"``: ``D = wd``, the learning rate is not involved;
-    * ``"sqrt_width"``: ``D = lr r wd m^(1/2 - a)`` for weights whose fan-in grows, and 0 for vectors.
+    * ``"sqrt_width"``: ``D = lr r wd m^(1/2 - k a)``, k = 2, 1, 0 for SGD, Adam, Adafactor, for weights
+      whose fan-in grows (sqrt(m) in Table 3, and the same decay in every equivalent form); 0 for vectors.
 
     Args:
         leaves: a pytree of ``Leaf``, shaped like the parameters (declared by our models, or from ``probe``).
@@ -92,8 +93,7 @@ def make_rules(
 
     Raises:
         ValueError: if the tree holds no ``Leaf``, the optimizer or convention is unknown, or a tied
-        embedding meets a
-            parametrization in which embedding and readout cannot share a weight.
+            embedding meets a parametrization in which embedding and readout cannot share a weight.
         TypeError: if a tree leaf is not a ``Leaf``.
 
     Example:
@@ -146,13 +146,15 @@ def _leaf_rule(leaf: Leaf, parametrization: Parametrization, rate: Rate, decay: 
         multiplier = parametrization.multiplier_constant.output * n**-readout
     if role is Role.OUTPUT or leaf.tied:
         multiplier /= gamma0
-    finite = math.sqrt(n ** (2 * float(STANDARD_INIT[role])) / leaf.fan_in)
-    if parametrization.form == "relative":
+    width = m * leaf.base_width
+    finite = math.sqrt(width ** (2 * float(STANDARD_INIT[role])) / leaf.fan_in)
+    if parametrization.unit_variance:
+        std, multiplier = n**-b, multiplier * finite
+    elif parametrization.form == "relative":
         # Written around 1/sqrt(fan_in) so that the standard parametrization is exact, padded widths included.
         std = n ** float(STANDARD_INIT[role] - parametrization.init[role]) / math.sqrt(leaf.fan_in)
     else:
-        std = n**-b * (1.0 if parametrization.unit_variance else finite)
-        multiplier *= finite if parametrization.unit_variance else 1.0
+        std = n**-b * finite
     learning_rate = rate.learning_rate_constant[role] * n ** -float(rate.learning_rate[role])
     epsilon = rate.epsilon_constant[role] * n ** -float(rate.epsilon[role])
     if role is not Role.SCALAR:
@@ -163,17 +165,17 @@ def _leaf_rule(leaf: Leaf, parametrization: Parametrization, rate: Rate, decay: 
         "multiplier": multiplier,
         "learning_rate": learning_rate,
         "epsilon": epsilon,
-        "weight_decay": _decay_factor(leaf, a, learning_rate, decay),
+        "weight_decay": _decay_factor(leaf, a, learning_rate, SHIFT_POWER[rate.family], decay),
         "gradient_norm": _gradient_norm(leaf, parametrization, 1.0 if leaf.tied else multiplier),
     }
 
 
-def _decay_factor(leaf: Leaf, a: float, learning_rate: float, decay: Decay) -> float:
+def _decay_factor(leaf: Leaf, a: float, learning_rate: float, power: int, decay: Decay) -> float:
     """Returns the factor on the weight-decay coefficient under a convention."""
     if decay == "undone":
         return 1.0 / learning_rate
     if decay == "sqrt_width":
-        return float(leaf.width) ** (0.5 - a) if leaf.role in (Role.HIDDEN, Role.OUTPUT) else 0.0
+        return float(leaf.width) ** (0.5 - power * a) if leaf.role in (Role.HIDDEN, Role.OUTPUT) else 0.0
     return 1.0
 
 
@@ -205,7 +207,7 @@ def tied_multiplier_exponent(leaf: Leaf, parametrization: Parametrization, rate:
         return 0.0
     a, b = parametrization.multiplier, parametrization.init
     theta = b.output - b.input
-    step = {"sgd": 2, "adam": 1, "adafactor": 0}[rate.family] * theta
+    step = SHIFT_POWER[rate.family] * theta
     if a.input != 0 or rate.learning_rate.output - step != rate.learning_rate.input:
         raise ValueError(
             f"{leaf.path} is embedding and readout at once, which {parametrization.name} "

@@ -70,7 +70,7 @@ def change(
     hidden_layers: int = 1,
     first_step: bool = False,
 ) -> Change:
-    r"""Solves the stability recursion forward: from learning-rate exponents to the every layer's change.
+    r"""Solves the stability recursion forward: from learning-rate exponents to every layer's change.
 
     For Adam ``r_1 = a_1 + c_1`` and ``r_l = min(a_l + c_l - alpha, a_l + c_l + r_{l-1} - u, 1/2 + r_{l-1} -
     omega)``; SGD adds the gradient's exponent ``g_l = a_l + min(a_out + b_out, 2 a_out + c_out)``; Adafactor

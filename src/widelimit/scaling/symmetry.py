@@ -8,11 +8,8 @@ from typing import Any
 
 import jax
 
-from widelimit.scaling.parametrization import FAMILIES, Parametrization, PerRole, Rate
+from widelimit.scaling.parametrization import FAMILIES, SHIFT_POWER, Parametrization, PerRole, Rate
 from widelimit.scaling.rules import Rules
-
-# Scaling a raw weight up by s scales its gradient down by s; the learning rate must make up for s**power.
-_POWER = {"sgd": 2, "adam": 1, "adafactor": 0}
 
 
 def _add(first: PerRole[Fraction], second: PerRole[Fraction], factor: int = 1) -> PerRole[Fraction]:
@@ -57,7 +54,7 @@ def shift(parametrization: Parametrization, theta: PerRole[Fraction], optimizer:
         # moves too.
         return dataclasses.replace(
             row,
-            learning_rate=_add(row.learning_rate, theta, -_POWER[optimizer]),
+            learning_rate=_add(row.learning_rate, theta, -SHIFT_POWER[optimizer]),
             epsilon=_add(row.epsilon, theta),
         )
 
@@ -98,7 +95,7 @@ def fold(rules: Rules) -> Rules:
                 f"{leaf.path} is embedding and readout at once, so the readout's multiplier "
                 f"{multiplier:g} cannot be folded into it; multiply the logits by it in the model's code."
             )
-    power = _POWER[rules.optimizer]
+    power = SHIFT_POWER[rules.optimizer]
 
     def scaled(tree: Any, exponent: int) -> Any:
         return jax.tree.map(lambda number, multiplier: number * multiplier**exponent, tree, rules.multiplier)
