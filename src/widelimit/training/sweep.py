@@ -102,7 +102,7 @@ def sweep(
 
     Raises:
         ValueError: if the grid is empty or has a rate, seed, batch or chunk that makes no sense, data are not
-            finite, or the checkpoint is damaged or belongs to another sweep.
+            finite, or the checkpoint is damaged or of another grid, data or mode.
         TypeError: if the loss is not a scalar, or seeds or batches are not whole numbers.
 
     Example:
