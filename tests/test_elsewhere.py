@@ -78,7 +78,8 @@ def plain_adam(init, apply, x, width, base):
 
 def factor(new, old):
     """What rescale multiplied an array by."""
-    return float(jnp.vdot(new, old) / jnp.vdot(old, old)) if np.any(old) else 1.0
+    new, old = np.asarray(new), np.asarray(old)  # numpy compiles nothing
+    return np.vdot(new, old) / np.vdot(old, old) if old.any() else np.float32(1)
 
 
 def changes(model: Model, start: Callable[..., Any], width: int) -> dict[str, np.ndarray]:
@@ -98,7 +99,7 @@ def changes(model: Model, start: Callable[..., Any], width: int) -> dict[str, np
         return coordinate_sizes(params, features, loss, optimizer, batches).change
 
     program = jax.jit(run, compiler_options=QUICK)
-    seeds = [program(jax.tree.map(jnp.multiply, model.init(width, key), factors)) for key in KEYS]
+    seeds = [program(jax.tree.map(np.multiply, model.init(width, key), factors)) for key in KEYS]
     return jax.tree.map(lambda *sizes: np.stack(sizes), *seeds)
 
 
@@ -132,31 +133,28 @@ class Block(nnx.Module):
     def __call__(self, x):
         x = self.embed(x.reshape(4, 4, 8))
         x = x + self.attention(self.norm(x))
-        self.sow(nnx.Intermediate, "after_attention", x)
         x = x + self.down(nnx.gelu(self.up(x)))
-        self.sow(nnx.Intermediate, "after_mlp", x)
         return self.head(x).reshape(16, CLASSES)
 
 
 def nnx_model() -> Model:
-    """Activations are sown."""
+    """``nnx.capture`` keeps the output of every submodule."""
 
-    def call(width, params, x):
+    def put(width, params):
         model = Block(width, nnx.Rngs(0))
         nnx.update(model, params)
-        return model, model(x)
+        return model
 
     def features(width, params, x):
-        model, logits = call(width, params, x)
-        taps = nnx.pop(model, nnx.Intermediate)
-        return {name: taps[name].get_value()[0] for name in ("after_attention", "after_mlp")} | {
-            "logits": logits
-        }
+        capture = nnx.capture(put(width, params), nnx.Intermediate, method_outputs=nnx.Intermediate)
+        logits, taps = capture(x)
+        outputs = {name: taps[name]["__call__"].get_value()[0] for name in ("attention", "down")}
+        return outputs | {"logits": logits}
 
     def init(width, key=KEYS[0]):
         return nnx.state(Block(width, nnx.Rngs(key)), nnx.Param)
 
-    return Model(init, lambda width, params, x: call(width, params, x)[1], features, DATA)
+    return Model(init, lambda width, params, x: put(width, params)(x), features, DATA)
 
 
 def equinox_model() -> Model:
