@@ -20,8 +20,8 @@ OUTPUTS = 10  # the digits
 HALVING = 0.01
 _WHY_EQUAL = (
     "Exponents: as many standard errors as Student's t wants so that chance fails one run in a hundred, "
-    "times the one the seeds are meant to reach; plus what the finite-width correction exp(k/n) leaves, of "
-    "order (k/n)^2, with k up to half the number of samples and outputs, which share one step."
+    "times the one the seeds are meant to reach; plus what a term (k/n)^2, which the finite-width correction "
+    "exp(k/n) leaves, would do, with k half the number of samples and outputs that share a step."
 )
 _WHY_HALVING = (
     "Small steps: halving the rate changes no exponent of the first step by 0.01, in the worst case."

@@ -57,13 +57,14 @@ def exponents_against_theory(
             order = np.array([_order(points, point) for point in own])
             right.errorbar(measured - theory, place + 0.7 * (order - 0.5), xerr=error, **look)
         for value in sorted({float(point["predicted"]) for point in points}):
-            ends = [value - 0.2, value + 0.2]
+            ends = [value - 0.24, value + 0.24]
             left.plot(ends, [value, value], "--", color=PREDICTION, linewidth=1.0, zorder=0)
         left.set_xlabel("predicted exponent")
         left.set_ylabel("measured exponent")
         left.legend(loc="upper left")
         if tolerance is not None:
-            right.axvspan(-tolerance, tolerance, color="#f0f0f0", zorder=0, label="tolerance")
+            shade = {"facecolor": "#f0f0f0", "edgecolor": "#bbbbbb", "zorder": 0}
+            right.axvspan(-tolerance, tolerance, label="tolerance", **shade)
             right.legend(loc="upper right")
         right.axvline(0.0, linestyle="--", color=PREDICTION, linewidth=1.0, zorder=4)
         right.set_yticks(range(len(networks)), networks)
