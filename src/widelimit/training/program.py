@@ -83,7 +83,7 @@ class Shared(NamedTuple):
 
     Attributes:
         rates: the learning rates.  # shape=(R,)
-        params: initial, for each seed.  # leading axis S
+        params: the initial ones of each seed.
         batches: the rows of every step.  # shape=(S, T, batch), dtype=int32
         divergence: the multiple of its first loss at which a cell counts as diverged.  # shape=()
         data: arrays with one row per sample.
@@ -92,7 +92,7 @@ class Shared(NamedTuple):
     """
 
     rates: Any
-    params: PyTree
+    params: tuple[PyTree, ...]
     batches: Any
     divergence: Any
     data: PyTree
@@ -159,7 +159,7 @@ def _start(problem: Problem, mesh: Mesh | None, number: Int[Any, " G"], shared: 
     def one(number: Array, shared: Shared) -> Cell:
         index, seed = jnp.divmod(number, shared.batches.shape[0])
         rate = shared.rates[index]
-        params = jax.tree.map(lambda array: array[seed], shared.params)
+        params = jax.tree.map(lambda *of_seeds: jnp.stack(of_seeds)[seed], *shared.params)
         state = problem.optimizer(rate, shared.extras).init(params)
         return Cell(params, state, rate, seed, jnp.int32(0), jnp.zeros_like(rate), jnp.int32(-1))
 

@@ -52,23 +52,20 @@ class Run:
         self.problem, self.grid = problem, grid
         self._mesh, self._device = program.mesh_of(devices), devices[0]
         self._programs = program.programs(self._device.platform)
-        keys = [jax.random.key(seed) for seed in grid.seeds]
-        extras = jax.device_put(inputs.extras, self._device)
+        keys = self._put([jax.random.key(seed) for seed in grid.seeds])
         dtype, names = _trace(problem, grid, keys[0], inputs)
-        params = [
-            self._programs.initialise(problem.initialise, jax.device_put(key, self._device), extras)
-            for key in keys
-        ]
         shared = Shared(
             rates=grid.rates.astype(dtype),
-            params=jax.tree.map(lambda *seeds: jnp.stack(seeds), *params),
+            params=(),
             batches=grid.batches,
             divergence=np.asarray(inputs.divergence, dtype),
             data=inputs.data,
             evaluation=inputs.evaluation,
-            extras=extras,
+            extras=inputs.extras,
         )
-        self._shared = program.place(shared, self._mesh, program.SHARED, self._device)
+        shared = self._put(shared)
+        drawn = [self._programs.initialise(problem.initialise, key, shared.extras) for key in keys]
+        self._shared = shared._replace(params=tuple(drawn))
 
         groups = _groups(grid.cells, mode.group, len(devices))
         self._waves = [groups[i : i + mode.in_flight] for i in range(0, len(groups), mode.in_flight)]
@@ -151,6 +148,10 @@ class Run:
         for name, array in self._record().items():
             array[...] = state[name]
         self._wave, self._chunk = divmod(number, self.grid.chunks)
+
+    def _put(self, tree: PyTree) -> PyTree:
+        """Puts what all cells share on every device."""
+        return program.place(tree, self._mesh, program.SHARED, self._device)
 
     def _begun(self, number: int) -> list[Cell]:
         """The cells that are under way after a number of chunks, as they were before their first step."""

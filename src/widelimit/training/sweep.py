@@ -63,7 +63,7 @@ def sweep(
     mode: Mode,
     extras: Any = None,
     evaluation: PyTree = None,
-    chunk: int = 20,
+    chunk: int = 25,
     divergence: float = 1000.0,
     devices: Sequence[jax.Device] | None = None,
     checkpoint: Checkpoint | None = None,
