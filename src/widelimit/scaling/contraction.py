@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from widelimit.scaling.ledger import Ledger, Use
 from widelimit.scaling.provenance import Kind, parameter, plain
@@ -79,8 +80,8 @@ def record(
         plain(Kind.DATA, len(shape)) if number in sources else parameter(number, shape)
         for number, shape in enumerate(shapes)
     ]
-    rest = jaxpr.jaxpr.invars[len(ins) :]
-    walk(ledger, jaxpr, [*ins, *(plain(Kind.DATA, len(variable.aval.shape)) for variable in rest)])
+    data = [plain(Kind.DATA, len(np.shape(leaf))) for leaf in jax.tree.leaves(example)]
+    walk(ledger, jaxpr, [*ins, *data])
     ledger.close()
     return ledger
 
