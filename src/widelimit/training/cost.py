@@ -6,7 +6,8 @@ import dataclasses
 import math
 
 # Calibration: tanh MLP 64-n-n-10, batch 64, Adam, on 2 cores with 32 MB of shared cache. Microseconds of one
-# core per step of one cell, for groups of g cells run by vmap:
+# core per step of one cell, for groups of g cells run by vmap (processor time, the lower decile of many
+# repetitions, with other work on the machine: good to 10%):
 #
 #          n   bytes/cell   g = 1      2      4     12     36
 #         64       0.3 MB      71     56     53     61     56
