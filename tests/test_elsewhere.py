@@ -21,8 +21,7 @@ import optax
 import pytest
 from flax import nnx
 
-from widelimit.compare import Claim, PowerLaw, fit_exponent
-from widelimit.compare.coordinates import coordinate_sizes
+from widelimit.compare import Claim, PowerLaw, coordinate_sizes, fit_exponent
 from widelimit.models import rescale
 from widelimit.optim import adam
 from widelimit.scaling import make_rules, mup, probe
