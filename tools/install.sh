@@ -53,5 +53,7 @@ fi
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 "$own" -m pip install --quiet --constraint constraints.txt pip setuptools
-"$own" -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[experiments,ntk,dev]'
+"$own" -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[experiments,kernels,dev]'
+# Apart and without its dependencies: it declares TensorFlow, which only a module we never load uses.
+"$own" -m pip install --quiet --constraint constraints.txt --no-deps neural-tangents
 echo "widelimit is installed in .venv ($("$own" --version))."

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Written by `make lock`: what pip resolved for pyproject.toml on Python 3.11 and 3.12.\n"
 # What tools/install.sh installs beside the extras.
 TOOLS = ["pip", "setuptools"]
+# What it installs without dependencies: neural-tangents declares TensorFlow.
+APART = ["neural-tangents==0.6.5"]
 
 
 def resolve(python: str) -> tuple[str, dict[str, str]]:
@@ -23,9 +25,10 @@ def resolve(python: str) -> tuple[str, dict[str, str]]:
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run([python, "-m", "venv", directory], check=True)
         own = f"{directory}/bin/python"
-        requirements = [f"{ROOT}[experiments,ntk,dev]"]
+        requirements = [f"{ROOT}[experiments,kernels,dev]"]
         subprocess.run([own, "-m", "pip", "install", "--quiet", "--upgrade", *TOOLS], check=True)
         subprocess.run([own, "-m", "pip", "install", "--quiet", *requirements], check=True)
+        subprocess.run([own, "-m", "pip", "install", "--quiet", "--no-deps", *APART], check=True)
         freeze = [own, "-m", "pip", "freeze", "--all", "--exclude", "widelimit"]
         lines = subprocess.run(freeze, check=True, capture_output=True, text=True).stdout.splitlines()
         which = [own, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]

@@ -1,7 +1,7 @@
 """What happens to a network as it grows: parametrize it, predict the limit, train finite networks beside it.
 
 The rooms, from the bottom up: ``scaling`` (roles, exponents, rules), ``optim`` (optax transforms that apply a
-rule tree), ``models``, ``training``, ``compare`` and ``figures``. The first two load with the package, which
+rule tree), ``models``, ``kernels``, ``training``, ``compare`` and ``figures``. The first two load with the package, which
 costs little more than importing JAX, Flax and Optax; the others when they are first used.
 """
 
@@ -14,7 +14,7 @@ from widelimit import optim, scaling
 
 __version__ = "0.1.0"
 
-__all__ = ["compare", "figures", "models", "optim", "scaling", "training"]
+__all__ = ["compare", "figures", "kernels", "models", "optim", "scaling", "training"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,0 +1,3 @@
+"""NNGP and NTK of infinitely wide networks, from the configs of our models."""
+
+__all__: list[str] = []

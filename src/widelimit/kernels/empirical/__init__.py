@@ -1,0 +1,5 @@
+"""The tangent kernel of a finite network."""
+
+from widelimit.kernels.empirical.ntk import ntk
+
+__all__ = ["ntk"]
