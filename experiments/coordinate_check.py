@@ -14,6 +14,7 @@ Reference: Yang et al., arXiv 2203.03466, Appendix D.1; Everett et al., arXiv 24
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from pathlib import Path
@@ -88,9 +89,9 @@ class Config:
                 f"error bars need seeds >= 2, and {', '.join(counts)} are at least 1; got seeds {self.seeds} "
                 f"and {[getattr(self, name) for name in counts]}."
             )
-        if not min(self.rate_sgd, self.rate_adam, self.stderr) > 0:
+        if not all(0 < number < math.inf for number in (self.rate_sgd, self.rate_adam, self.stderr)):
             raise ValueError(
-                "rate_sgd, rate_adam and stderr must be positive; got "
+                "rate_sgd, rate_adam and stderr must be positive and finite; got "
                 f"{self.rate_sgd}, {self.rate_adam} and {self.stderr}."
             )
 

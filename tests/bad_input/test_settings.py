@@ -62,7 +62,8 @@ def test_settings_of_the_linear_network(tmp_path, refused, flags, match):
         ("--parametrizations mup", "parametrizations must be among .*mup_3"),
         ("--optimizers sgd sgd", "optimizers must be among sgd, adam, each once"),
         ("--base-width 0", "base_width, .* are at least 1"),
-        ("--rate-sgd nan", "rate_sgd, rate_adam and stderr must be positive"),
+        ("--rate-sgd nan", "rate_sgd, rate_adam and stderr must be positive and finite"),
+        ("--rate-adam inf", "rate_sgd, rate_adam and stderr must be positive and finite"),
         ("--steps 10000", "of the 1438 training images; lower steps or batch_size"),
     ],
 )
