@@ -1,1 +1,1 @@
-"""A package, so that the `tests` which the wheel of neural-tangents installs beside its own is not found first."""
+"""A package, so that the `tests` which the wheel of neural-tangents installs is not found before it."""
