@@ -1,5 +1,6 @@
 """The tangent kernel of a finite network."""
 
 from widelimit.kernels.empirical.ntk import ntk
+from widelimit.kernels.empirical.sharded import ntk_sharded
 
-__all__ = ["ntk"]
+__all__ = ["ntk", "ntk_sharded"]
