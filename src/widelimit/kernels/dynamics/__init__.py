@@ -1,3 +1,29 @@
-"""Training in function space: regression, gradient flow and descent under a fixed kernel, linearised models."""
+"""Training in function space: regression, flow and descent under a fixed kernel, linearised models."""
 
-__all__: list[str] = []
+from widelimit.kernels.dynamics.ensemble import Gaussian, ensemble, gp_inference
+from widelimit.kernels.dynamics.gradient import Trajectory, gradient_descent, gradient_flow, largest_rate
+from widelimit.kernels.dynamics.linearise import linearise, quadratic, telescoping, telescoping_step
+from widelimit.kernels.dynamics.regression import (
+    Regression,
+    kernel_regression,
+    leave_one_out,
+    log_marginal_likelihood,
+)
+
+__all__ = [
+    "Gaussian",
+    "Regression",
+    "Trajectory",
+    "ensemble",
+    "gp_inference",
+    "gradient_descent",
+    "gradient_flow",
+    "kernel_regression",
+    "largest_rate",
+    "leave_one_out",
+    "linearise",
+    "log_marginal_likelihood",
+    "quadratic",
+    "telescoping",
+    "telescoping_step",
+]
