@@ -25,7 +25,7 @@ def ntk_sharded(
     form: Form = "full",
     rates: PyTree = None,
 ) -> jax.Array:
-    r"""Computes the empirical NTK on all devices of a mesh: samples x1 along its first axis, x2 along its second.
+    r"""Computes the empirical NTK on a mesh of devices: x1 split along its first axis, x2 along its second.
 
     The device at (r, c) holds the parameters, its part of x1 and its part of x2, and computes
     ``Theta[i, j]`` for these: no communication. The result stays where it was computed, sharded
@@ -113,8 +113,8 @@ def sharded(
     """
     inputs, split = layout(mesh, form)
     specs = (PartitionSpec(), *inputs)
-    # check_vma=False is not an optimisation. With the check, parameters are marked as the same on all devices,
-    # and the transpose of that marking is a sum over the mesh: right for the gradient of one loss, wrong for
+    # check_vma=False is no optimisation. With the check, parameters are marked as the same on all devices,
+    # and the transpose of that mark is a sum over the mesh: right for the gradient of one loss, wrong for
     # the Jacobian of each device's own samples.
     tile = jax.jit(
         jax.shard_map(
