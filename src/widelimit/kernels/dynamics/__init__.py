@@ -1,5 +1,6 @@
 """Training in function space: regression, flow and descent under a fixed kernel, linearised models."""
 
+from widelimit.kernels.dynamics.descend import Descent, descend
 from widelimit.kernels.dynamics.ensemble import Gaussian, ensemble, gp_inference
 from widelimit.kernels.dynamics.gradient import Trajectory, gradient_descent, gradient_flow, largest_rate
 from widelimit.kernels.dynamics.linearise import linearise, quadratic, telescoping, telescoping_step
@@ -11,9 +12,11 @@ from widelimit.kernels.dynamics.regression import (
 )
 
 __all__ = [
+    "Descent",
     "Gaussian",
     "Regression",
     "Trajectory",
+    "descend",
     "ensemble",
     "gp_inference",
     "gradient_descent",
