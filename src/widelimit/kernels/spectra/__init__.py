@@ -1,5 +1,6 @@
 """Spectra of tangent kernels, matrix-free, and measures of how two kernels differ."""
 
+from widelimit.kernels.spectra.lanczos import Eigenpairs, top_eigenpairs
 from widelimit.kernels.spectra.matrices import as_matrix, centre, eigenvalues
 from widelimit.kernels.spectra.measures import (
     alignment,
@@ -9,18 +10,42 @@ from widelimit.kernels.spectra.measures import (
     relative_change,
     trace_ratio,
 )
+from widelimit.kernels.spectra.operator import KernelOperator, from_matrix, operator
+from widelimit.kernels.spectra.quadrature import (
+    ProbeEstimate,
+    Quadrature,
+    SpectralDensity,
+    effective_dimension,
+    log_determinant,
+    quadrature,
+    spectral_density,
+    trace,
+)
 from widelimit.kernels.spectra.ranks import degrees_of_freedom, effective_rank
 
 __all__ = [
+    "Eigenpairs",
+    "KernelOperator",
+    "ProbeEstimate",
+    "Quadrature",
+    "SpectralDensity",
     "alignment",
     "as_matrix",
     "centre",
     "cka",
     "cka_gap",
     "degrees_of_freedom",
+    "effective_dimension",
     "effective_rank",
     "eigenvalues",
+    "from_matrix",
     "kernel_velocity",
+    "log_determinant",
+    "operator",
+    "quadrature",
     "relative_change",
+    "spectral_density",
+    "top_eigenpairs",
+    "trace",
     "trace_ratio",
 ]
