@@ -5,6 +5,12 @@ Arrays of numbers in, estimates with standard errors out; nothing here knows a n
 
 from widelimit.compare.claims import Claim
 from widelimit.compare.coordinates import Sizes, contributions, coordinate_sizes
+from widelimit.compare.ensembles import (
+    chi_square_score,
+    samples_for_slope,
+    second_moment_scores,
+    squared_length_of_mean,
+)
 from widelimit.compare.fit import PowerLaw, fit_exponent
 from widelimit.compare.one_step import (
     LinearProblem,
@@ -44,6 +50,7 @@ __all__ = [
     "best_rate",
     "bootstrap_counts",
     "bootstrap_stderr",
+    "chi_square_score",
     "combine_z",
     "contributions",
     "coordinate_sizes",
@@ -59,6 +66,9 @@ __all__ = [
     "paired_difference",
     "pooled_degrees",
     "regret",
+    "samples_for_slope",
+    "second_moment_scores",
+    "squared_length_of_mean",
     "transfer",
     "widen",
     "z_score",

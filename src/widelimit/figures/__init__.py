@@ -1,12 +1,17 @@
 """Figures: data in, (figure, axes) out; nothing is shown or global; matplotlib loads when one is drawn."""
 
+from widelimit.figures.convergence import errors_against_width
 from widelimit.figures.coordinates import size_against_width
+from widelimit.figures.curves import training_curves
+from widelimit.figures.eigenvalues import eigenvalues_before_and_after
 from widelimit.figures.exponents import exponents_against_theory
 from widelimit.figures.optimum import loss_against_rate, optimum_against_width
 from widelimit.figures.style import CATEGORIES, new_figure, ordered_colors, style
 
 __all__ = [
     "CATEGORIES",
+    "eigenvalues_before_and_after",
+    "errors_against_width",
     "exponents_against_theory",
     "loss_against_rate",
     "new_figure",
@@ -14,4 +19,5 @@ __all__ = [
     "ordered_colors",
     "size_against_width",
     "style",
+    "training_curves",
 ]

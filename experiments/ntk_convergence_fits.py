@@ -1,0 +1,152 @@
+"""The rows of the NTK experiment as arrays, and the exponents fitted to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import ntk_convergence_ensembles as ensembles
+from experiments.ntk_convergence_networks import PARAMETRIZATIONS, Task
+from experiments.ntk_convergence_theory import Limit
+from widelimit.compare import PowerLaw, fit_exponent
+from widelimit.training import pivot
+
+if TYPE_CHECKING:
+    from experiments.ntk_convergence import Config
+
+NAMES = {"ntk": "NTK", "mup": "muP"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """Something measured of every network, and what theory and pilots say of it.
+
+    Args:
+        title: for figures.
+        name: what is claimed of it.
+        formula: of the quantity.
+        predicted: exponent of the width by parametrization; None where nothing is claimed.
+        spread: standard deviation over networks of its square, relative to the mean square, by
+            parametrization: found in pilots with other seeds, rounded up.
+    """
+
+    title: str
+    name: str
+    formula: str
+    predicted: Mapping[str, float | None]
+    spread: Mapping[str, float]
+
+
+# muP starts from the same kernel, so that its fluctuation is no claim of its own.
+QUANTITIES: Mapping[str, Quantity] = {
+    "fluctuation": Quantity(
+        "initial kernel: distance from the limit",
+        "the initial kernel's distance from the analytic one",
+        "|Theta_0 - Theta_inf| / |Theta_inf|",
+        {"ntk": -0.5, "mup": None},
+        {"ntk": 0.45, "mup": 0.45},
+    ),
+    "kernel": Quantity(
+        "kernel: change in training",
+        "the kernel's change in training",
+        "|Theta_T - Theta_0| / |Theta_0|",
+        {"ntk": -1.0, "mup": 0.0},
+        {"ntk": 0.5, "mup": 0.35},
+    ),
+    "features": Quantity(
+        "features: change per unit",
+        "the change of a unit's pre-activation",
+        "rms(h_T - h_0)",
+        {"ntk": -0.5, "mup": 0.0},
+        {"ntk": 0.4, "mup": 0.1},
+    ),
+    "gap": Quantity(
+        "gap to the own linearisation",
+        "the gap to the network's own linearisation",
+        "|f_T - f_lin,T| / |y|",
+        {"ntk": -1.0, "mup": 0.0},
+        {"ntk": 0.85, "mup": 0.3},
+    ),
+    "cka": Quantity(
+        "1 \N{MINUS SIGN} CKA of the kernels",
+        "1 - CKA(Theta_0, Theta_T)",
+        "1 - CKA(Theta_0, Theta_T)",
+        {"ntk": -2.0, "mup": 0.0},
+        {"ntk": 0.8, "mup": 0.25},
+    ),
+}
+
+
+class Found:
+    """The rows of a run as arrays and fits.
+
+    Args:
+        config: of the run.
+        task: what was learned.
+        limit: what was predicted.
+        rows: all of them.
+    """
+
+    def __init__(self, config: Config, task: Task, limit: Limit, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.config, self.task, self.limit = config, task, limit
+        self.widths, self.fitted = list(config.widths), list(config.widths[1:])
+        self._networks = {
+            name: [row for row in rows if row["stage"] == "rates" and row["parametrization"] == name]
+            for name in PARAMETRIZATIONS
+        }
+        self.ensembles = {
+            width: ensembles.Ensemble.join(
+                [row for row in rows if row["stage"] == "ensemble" and row["width"] == width]
+            )
+            for width in config.ensemble_widths
+        }
+        self.bias = {
+            width: ensembles.Bias.join(
+                [row for row in rows if row["stage"] == "mean" and row["width"] == width]
+            )
+            for width in config.mean_widths
+        }
+
+    def table(self, name: str, parametrization: str) -> np.ndarray:
+        """Returns a quantity of all networks, [S, W]."""
+        return pivot(self._networks[parametrization], name, ("seed", "width"))[0]
+
+    def law(self, name: str, parametrization: str) -> PowerLaw:
+        """Returns the exponent of its root mean square over seeds; networks of different widths are apart."""
+        return fit_exponent(self.fitted, self.table(name, parametrization)[:, 1:], mean="rms", paired=False)
+
+    def rms(self, name: str, parametrization: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the root mean square over seeds at each width, and its standard error."""
+        squares = self.table(name, parametrization) ** 2
+        rms = np.sqrt(squares.mean(axis=0))
+        return rms, squares.std(axis=0, ddof=1) / np.sqrt(len(squares)) / (2 * rms)
+
+    def spectra(self, parametrization: str, when: str, width: int) -> np.ndarray:
+        """Returns the kernels' eigenvalues, [S, N]."""
+        rows = [row for row in self._networks[parametrization] if row["width"] == width]
+        return np.array([row[f"eigenvalues_{when}"] for row in sorted(rows, key=lambda row: row["seed"])])
+
+
+def mean_laws(found: Found) -> tuple[PowerLaw, PowerLaw]:
+    """Returns the exponents of the bias of the mean and of single networks' scatter."""
+    widths = list(found.bias)
+    weights = leverage(widths)
+    laws = []
+    for each in ([one.bias for one in found.bias.values()], [one.scatter for one in found.bias.values()]):
+        values, errors = (np.array([getattr(one, name) for one in each]) for name in ("value", "stderr"))
+        if not (values > 0).all():  # noise has hidden the bias: no exponent, and so no verdict
+            laws.append(PowerLaw(*(float("nan"),) * 5, len(widths), 2, float("nan")))
+            continue
+        law = fit_exponent(widths, values)
+        stderr = float(np.sqrt(np.sum((weights * errors / values / np.log(2)) ** 2)))
+        laws.append(dataclasses.replace(law, stderr_seeds=stderr, seeds=2))
+    return laws[0], laws[1]
+
+
+def leverage(widths: Sequence[int]) -> np.ndarray:
+    """Returns how each log2(value) enters the fitted slope."""
+    n = np.asarray(widths, float)
+    return np.asarray(np.linalg.pinv(np.stack([np.ones(n.size), np.log2(n)], axis=1))[1])
