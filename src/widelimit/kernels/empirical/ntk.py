@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
-Apply = Callable[[PyTree, Any], jax.Array]
-Form = Literal["full", "trace", "diagonal", "self", "sum"]
+from widelimit.kernels.empirical.contract import contract
+from widelimit.kernels.empirical.costs import Form
+from widelimit.kernels.empirical.features import features
+from widelimit.kernels.empirical.plan import Apply, PyTree, plan
+
+__all__ = ["Apply", "Form", "PyTree", "ntk"]
 
 
 def ntk(
@@ -22,6 +24,7 @@ def ntk(
     form: Form = "full",
     rates: PyTree = None,
     per_layer: bool = False,
+    dtype: Any = None,
 ) -> Any:
     r"""Returns the empirical NTK, ``Theta[i, j, o, p] = sum_l rates_l <df_o(x1_i)/dw_l, df_p(x2_j)/dw_l>``.
 
@@ -33,26 +36,17 @@ def ntk(
         form: of the result.
         rates: learning rate of each parameter, a pytree like params or ``Rules``; None is 1.
         per_layer: return a pytree like params with the contribution of each parameter.
+        dtype: in which to accumulate.
     """
-
-    def jacobian(x: Any) -> PyTree:
-        def one(sample: Any) -> PyTree:
-            batch = jax.tree.map(lambda array: array[None], sample)
-            return jax.jacrev(lambda p: apply(p, batch)[0].ravel())(params)
-
-        return jax.tree.map(lambda j: j.reshape(*j.shape[:2], -1), jax.vmap(one)(x))
-
-    j1 = jacobian(x1)
-    j2 = j1 if x2 is None else jacobian(x2)
+    scale = getattr(rates, "learning_rate", rates)
+    made = plan(apply, params, x1, x2, form=form)
+    cotangents = None
     if form == "sum":
-        j1, j2 = (jax.tree.map(lambda j: j.sum(1, keepdims=True) / j.shape[1] ** 0.5, j) for j in (j1, j2))
-    pattern = {
-        "full": "iok,jpk->ijop",
-        "trace": "iok,jok->ij",
-        "diagonal": "iok,jok->ijo",
-        "self": "iok,ipk->iop",
-        "sum": "iok,jok->ij",
-    }[form]
-    scale = jax.tree.map(lambda _: 1.0, params) if rates is None else getattr(rates, "learning_rate", rates)
-    layers = jax.tree.map(lambda s, a, b: s * jnp.einsum(pattern, a, b), scale, j1, j2)
-    return layers if per_layer else sum(jax.tree.leaves(layers))
+        cotangents = jnp.full((1, made.outputs), made.outputs**-0.5, made.dtype)
+
+    def kernel(params: PyTree, x1: Any, x2: Any, scale: PyTree) -> Any:
+        first = features(made, params, x1, cotangents)
+        second = first if x2 is None else features(made, params, x2, cotangents)
+        return contract(made, first, second, form, scale, per_layer=per_layer, dtype=dtype)
+
+    return jax.jit(kernel)(params, x1, x2, scale)
