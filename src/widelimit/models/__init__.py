@@ -6,6 +6,7 @@ from widelimit.models.conv import ConvConfig, ConvNet
 from widelimit.models.layers import Conv, Dense
 from widelimit.models.mlp import MLP, MLPConfig
 from widelimit.models.rescale import Rescaled, rescale
+from widelimit.models.residual import ResidualMLP, ResidualMLPConfig
 from widelimit.models.shapes import Axis, LayerShape, finite, growing
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "MLPConfig",
     "Network",
     "Rescaled",
+    "ResidualMLP",
+    "ResidualMLPConfig",
     "activation",
     "finite",
     "growing",

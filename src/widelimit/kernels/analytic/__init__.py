@@ -1,3 +1,8 @@
 """NNGP and NTK of infinitely wide networks, from the configs of our models."""
 
-__all__: list[str] = []
+from widelimit.kernels.analytic.kernel import Kernel, kernel
+
+__all__ = [
+    "Kernel",
+    "kernel",
+]

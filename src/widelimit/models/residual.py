@@ -1,0 +1,144 @@
+"""The fully connected residual network: blocks that add to a stream, scaled by the number of blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from widelimit.models.activations import Activation, activation
+from widelimit.models.layers import Dense
+from widelimit.models.shapes import LayerShape, finite, growing, positive
+from widelimit.scaling import Parametrization
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResidualMLPConfig:
+    r"""A fully connected residual network of ``L = depth`` blocks.
+
+    ``h_0 = W_in x + b``,  ``h_{k+1} = h_k + branch_scale branch_k(h_k)``,  ``f(x) = W_out phi(h_L) + b``,
+
+    where a branch is ``W phi(h) + b`` (``branch_depth=1``) or ``W_2 phi(W_1 phi(h) + b_1) + b_2`` (2). The
+    layers are named ``Dense_0``, ``Dense_1``, ... in the order in which they are applied.
+
+    Args:
+        inputs: size of x.
+        outputs: size of f(x).
+        width: size of the stream and of every hidden layer.
+        base_width: where hyperparameters are tuned; a relative parametrization changes nothing there.
+        parametrization: e.g. ``mup()``.
+        depth: number of blocks, 1 or more.
+        branch_depth: layers in a branch, 1 or 2.
+        branch_scale: factor on every branch; None is ``1/sqrt(depth)``, which has a limit of infinite depth.
+        final_activation: whether the readout sees phi(h_L), or h_L.
+        activation: a name (see ``ACTIVATIONS``) or an entrywise function.
+        bias: whether layers have biases.
+        bias_std: initial std of the biases; 0 is usual, kernel theory wants more.
+        zero_readout: start the readout's kernel at zero, so that the network starts at f = 0.
+        dtype: of the parameters that ``init`` draws.
+
+    Raises:
+        ValueError: if a size is not positive, a branch has neither 1 nor 2 layers, the scale is not finite,
+            or the activation has an unknown name.
+        TypeError: if the activation is neither a name nor a function.
+
+    Example:
+        >>> from widelimit.scaling import mup
+        >>> config = ResidualMLPConfig(
+        ...     inputs=64, outputs=10, width=256, base_width=64, parametrization=mup(), depth=4
+        ... )
+        >>> list(config.layers()), config.scale
+        (['Dense_0', 'Dense_1', 'Dense_2', 'Dense_3', 'Dense_4', 'Dense_5'], 0.5)
+
+    Reference:
+        Bordelon et al., Depthwise Hyperparameter Transfer in Residual Networks (arXiv 2309.16620).
+    """
+
+    inputs: int
+    outputs: int
+    width: int
+    base_width: int
+    parametrization: Parametrization
+    depth: int = 2
+    branch_depth: int = 1
+    branch_scale: float | None = None
+    final_activation: bool = True
+    activation: str | Activation = "tanh"
+    bias: bool = True
+    bias_std: float = 0.0
+    zero_readout: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks what no network could have."""
+        positive("depth", self.depth)
+        if self.branch_depth not in (1, 2):
+            raise ValueError(f"branch_depth must be 1 or 2; got {self.branch_depth!r}.")
+        if not 0 <= self.scale < float("inf"):
+            raise ValueError(f"branch_scale is a number, 0 or more, or None; got {self.branch_scale!r}.")
+        activation(self.activation)
+        self.layers()
+
+    @property
+    def scale(self) -> float:
+        """The factor on every branch."""
+        return self.depth**-0.5 if self.branch_scale is None else self.branch_scale
+
+    def branches(self) -> list[list[str]]:
+        """Returns the names of the layers of each branch."""
+        return [
+            [f"Dense_{1 + block * self.branch_depth + layer}" for layer in range(self.branch_depth)]
+            for block in range(self.depth)
+        ]
+
+    def layers(self) -> dict[str, LayerShape]:
+        """Returns the shape of each layer by name, from input to readout."""
+        hidden, last = growing(self.width, self.base_width), self.depth * self.branch_depth + 1
+        axes = [finite(self.inputs), *[hidden] * last, finite(self.outputs)]
+        return {
+            f"Dense_{index}": LayerShape(
+                inputs=axes[index],
+                outputs=axes[index + 1],
+                width=self.width,
+                base_width=self.base_width,
+                bias=self.bias,
+                kernel_scale=0.0 if self.zero_readout and index == last else 1.0,
+                bias_scale=self.bias_std,
+            )
+            for index in range(last + 1)
+        }
+
+
+class ResidualMLP(nn.Module):
+    """The network of a ``ResidualMLPConfig``: its variables are ``params`` and ``multipliers``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from widelimit.scaling import mup
+        >>> config = ResidualMLPConfig(inputs=3, outputs=2, width=16, base_width=8, parametrization=mup())
+        >>> model = ResidualMLP(config)
+        >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> model.apply(variables, jnp.ones((5, 3))).shape
+        (5, 2)
+    """
+
+    config: ResidualMLPConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """Returns the outputs."""
+        config = self.config
+        phi = activation(config.activation)
+        layers = {
+            name: Dense(shape, config.parametrization, config.dtype, name=name)
+            for name, shape in config.layers().items()
+        }
+        first, *_, last = layers
+        h = layers[first](x)
+        for branch in config.branches():
+            y = h
+            for name in branch:
+                y = layers[name](phi(y))
+            h = h + config.scale * y
+        return layers[last](phi(h) if config.final_activation else h)
