@@ -98,12 +98,12 @@ def kernel(
         et al. (arXiv 2001.07301) for the standard parametrization.
     """
     wanted = _check_get(get)
-    _check_config(config)
-    first = _check_samples(config, x1, "x1")
-    second = first if x2 is None else _check_samples(config, x2, "x2")
+    checked_config(config)
+    first = checked_samples(config, x1, "x1")
+    second = first if x2 is None else checked_samples(config, x2, "x2")
     if diagonal and x2 is not None:
         raise ValueError("diagonal=True is the kernel of each sample with itself; leave x2 out.")
-    rules, numbers = _numbers(config, rates)
+    rules, numbers = checked_rates(config, rates)
     layers = {name: weights(rules, numbers, name) for name in config.layers()}
     phi = dual(config.activation, tolerance)
 
@@ -161,7 +161,7 @@ def _block_size(config: Config, x: np.ndarray, batch_size: int | None, diagonal:
     return min(largest, 32) if diagonal else largest
 
 
-def _numbers(config: Config, rates: Any) -> tuple[Rules, PyTree]:
+def checked_rates(config: Config, rates: Any) -> tuple[Rules, PyTree]:
     """Returns the rules whose stds and multipliers the network has, and the learning rates."""
     if isinstance(rates, str) and rates != "sgd" or isinstance(rates, Rules) and rates.optimizer != "sgd":
         family = rates.optimizer if isinstance(rates, Rules) else repr(rates)
@@ -197,7 +197,7 @@ def _check_get(get: Any) -> tuple[Name, ...]:
     raise ValueError(f"get must be 'nngp', 'ntk' or both in a tuple; got {get!r}.")
 
 
-def _check_config(config: Any) -> None:
+def checked_config(config: Any) -> None:
     """Refuses what has no walk."""
     if type(config) not in Config.__args__:
         known = ", ".join(kind.__name__ for kind in Config.__args__)
@@ -207,7 +207,7 @@ def _check_config(config: Any) -> None:
         )
 
 
-def _check_samples(config: Config, x: ArrayLike, name: str) -> np.ndarray:
+def checked_samples(config: Config, x: ArrayLike, name: str) -> np.ndarray:
     """Returns finite float64 samples of the shape that the config wants."""
     given = np.asarray(x)
     try:
