@@ -77,15 +77,16 @@ def test_it_maps_over_seeds_and_rates_and_reads_rules():
     rules, model = models.rules(config, "sgd"), models.MLP(config)
     x, y = jnp.ones((4, 3)), jnp.ones((4, 1))
 
-    def run(key, rate, rates=rules):
+    @jax.jit
+    def run(key, rate, rates=rules.learning_rate):
         params = models.initialise(key, rules)
         apply = lambda p, x: model.apply({"params": p, "multipliers": rules.multiplier}, x)  # noqa: E731
         return descend(apply, params, x, y, rate, 3, rates=rates, test=x[:2])
 
     keys, rates = jax.random.split(jax.random.key(0), 3), jnp.array([0.1, 0.2, 0.3])
-    path = jax.jit(jax.vmap(run))(keys, rates)
+    path = jax.vmap(lambda key, rate: run(key, rate, rules))(keys, rates)
     assert path.train.shape == (3, 4, 4, 1) and path.test.shape == (3, 4, 2, 1)
-    one = run(keys[1], rates[1], rules.learning_rate)
+    one = run(keys[1], rates[1])
     np.testing.assert_allclose(path.train[1], one.train, rtol=1e-5, atol=1e-6)
     assert not np.allclose(one.train, run(keys[1], rates[1], None).train, rtol=1e-3)
 

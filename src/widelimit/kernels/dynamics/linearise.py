@@ -97,9 +97,10 @@ def telescoping_step(apply: Apply, before: PyTree, after: PyTree, x: Any) -> jax
 def telescoping(apply: Apply, trajectory: PyTree, x: Any) -> jax.Array:
     r"""Returns the predictions of the telescoping model along a trajectory of parameters, [T + 1, N, ...].
 
-    ``f~_t = f_0 + sum_{s=1..t} J(w_{s-1}, x) (w_s - w_{s-1})``: training linearised anew at every step. Its
-    error against f_t is of first order in the learning rate at fixed time, at any width, where the single
-    linearisation's is of first order in 1/width at any rate. Momentum and Adam enter through the steps.
+    ``f~_t = f_0 + sum_{s=1..t} J(w_{s-1}, x) (w_s - w_{s-1})``: training linearised anew at every step. At
+    fixed time its error against f_t vanishes with the learning rate, at any width (in the NTK
+    parametrization it is of order rate/width); that of the single linearisation is of order 1/width whatever
+    the rate. Momentum and Adam enter through the steps.
 
     Args:
         apply: f, ``apply(params, x) -> outputs``.
