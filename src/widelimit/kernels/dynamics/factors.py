@@ -65,7 +65,9 @@ def _forget_rounding(
     spectrum: Spectrum, clock: np.ndarray, left: np.ndarray, dual: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Directions that are nothing but rounding count as never learned once rounding would decide."""
-    forget = (spectrum.values <= spectrum.floor) & (clock[:, None] * spectrum.floor > 1.0)
+    with np.errstate(invalid="ignore"):  # infinite time, floor 0 of a kernel that is zero
+        late = clock[:, None] * spectrum.floor > 1.0
+    forget = (spectrum.values <= spectrum.floor) & late
     forget |= (spectrum.values == 0.0) & np.isinf(clock[:, None])
     return np.where(forget, 1.0, left), np.where(forget, 0.0, dual)
 
