@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from widelimit.kernels.empirical.ntk import Apply, ntk
-from widelimit.kernels.empirical.samples import counts
+from widelimit.kernels.empirical import checks
+from widelimit.kernels.empirical.ntk import ntk
+from widelimit.kernels.empirical.plan import Apply
 
 PyTree = Any
 
@@ -75,24 +76,31 @@ def sketch(
     roots = _roots(params, rates)
 
     leaves, tree = jax.tree.flatten(params)
+    ends = np.cumsum([jnp.size(w) for w in leaves]).tolist()
 
     def outputs(p: PyTree, x: PyTree) -> jax.Array:
         f = apply(p, x)
         f = f.reshape(f.shape[0], -1)
         return f if per == "output" else f.sum(1) / f.shape[1] ** 0.5
 
-    def signs(key: jax.Array) -> PyTree:
-        keys = jax.random.split(key, len(leaves))
-        each = zip(keys, leaves, roots, strict=True)
-        return tree.unflatten(
-            root * jax.random.rademacher(k, jnp.shape(w), jnp.result_type(w)) for k, w, root in each
+    def signs(column: jax.Array, key: jax.Array) -> PyTree:
+        """One draw for all parameters: a generator per parameter would take long to compile."""
+        draw = jax.random.rademacher(jax.random.fold_in(key, column), (ends[-1],), jnp.float32)
+        parts = zip(jnp.split(draw, ends[:-1]), leaves, roots, strict=True)
+        return jax.tree.unflatten(
+            tree,
+            [root * part.reshape(jnp.shape(w)).astype(jnp.result_type(w)) for part, w, root in parts],
         )
+
+    rounds = -(-size // chunk)
+    together = -(-size // rounds)
 
     @jax.jit
     def features(params: PyTree, x: PyTree, key: jax.Array) -> jax.Array:
         _, push = jax.linearize(lambda p: outputs(p, x), params)
-        keys = jax.random.split(key, size)
-        columns = jax.lax.map(lambda key: push(signs(key)), keys, batch_size=min(chunk, size))
+        numbers = jnp.arange(rounds * together).reshape(rounds, together)
+        columns = jax.lax.map(jax.vmap(lambda column: push(signs(column, key))), numbers)
+        columns = columns.reshape(-1, *columns.shape[2:])[:size]
         return jnp.moveaxis(columns, 0, -1) / size**0.5
 
     return features(params, x, key)
@@ -141,7 +149,7 @@ def ntk_hutchinson(
     Reference:
         Hutchinson, Comm. Statist. Simulation 19 (1990); Mohamadi et al., arXiv 2206.12543.
     """
-    n1, n2 = counts(x1, x2, "trace")
+    n1, n2 = checks.pair(x1, x2, "trace")
     if _positive("probes", probes) < 2:
         raise ValueError("Expected 2 or more probes, got 1; an error bar needs their spread.")
     out = jax.eval_shape(apply, params, x1)
@@ -177,14 +185,11 @@ def _positive(name: str, value: int) -> int:
 
 def _roots(params: PyTree, rates: PyTree) -> list[Any]:
     """Square roots of the rates, in the order of the leaves of params."""
-    leaves, tree = jax.tree.flatten(params)
-    if rates is None:
+    scales = checks.scales(rates, params)
+    leaves = jax.tree.leaves(params)
+    if scales is None:
         return [1.0] * len(leaves)
-    values = tree.flatten_up_to(getattr(rates, "learning_rate", rates))
-    try:
-        negative = any(np.any(np.asarray(value) < 0) for value in values)
-    except jax.errors.TracerArrayConversionError:  # rates are arguments of a jit: nothing to look at yet
-        negative = False
-    if negative:
+    values = jax.tree.leaves(scales)
+    if checks.concrete(values) and any(np.asarray(value) < 0 for value in values):
         raise ValueError("Expected rates of 0 or more, got a negative one: a sketch takes square roots.")
     return [jnp.sqrt(jnp.asarray(v, jnp.result_type(w))) for v, w in zip(values, leaves, strict=True)]

@@ -9,8 +9,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from widelimit.kernels.empirical.ntk import Apply, Form, ntk
-from widelimit.kernels.empirical.samples import block, counts
+from widelimit.kernels.empirical import checks
+from widelimit.kernels.empirical.costs import Form
+from widelimit.kernels.empirical.ntk import ntk
+from widelimit.kernels.empirical.plan import Apply
+from widelimit.kernels.empirical.samples import block
 
 PyTree = Any
 
@@ -51,7 +54,7 @@ def ntk_sharded(
 
     Raises:
         TypeError: if ``mesh`` is no mesh.
-        ValueError: if it has more than two axes, or the inputs have no common leading axis.
+        ValueError: if it has more than two axes, or the inputs do not fit together.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,20 +62,26 @@ def ntk_sharded(
         >>> ntk_sharded(lambda w, x: x @ w, jnp.ones((2, 3)), jnp.eye(2), mesh=mesh, form="trace").tolist()
         [[3.0, 0.0], [0.0, 3.0]]
     """
-    n1, n2 = counts(x1, x2, form)
-    (rows, columns), _ = layout(mesh, form)
+    n1, n2 = checks.pair(x1, x2, form)
+    (rows, columns), output = layout(mesh, form)
 
     def padded(x: PyTree, n: int, axis: PartitionSpec) -> PyTree:
         parts = math.prod(mesh.shape[name] for name in jax.tree.leaves(tuple(axis)))
         return block(x, 0, -(-n // parts) * parts)
 
-    x2 = x1 if x2 is None else x2
-    result = sharded(apply, mesh, form, rates)(params, padded(x1, n1, rows), padded(x2, n2, columns))
+    def tile(params: PyTree, x1: PyTree, x2: PyTree) -> jax.Array:
+        return ntk(apply, params, x1, x2, form=form, rates=rates)
+
+    kernel = jax.jit(spread(tile, mesh, (PartitionSpec(), rows, columns), output))
+    result = kernel(
+        place(params, mesh, PartitionSpec()),
+        place(padded(x1, n1, rows), mesh, rows),
+        place(padded(x1 if x2 is None else x2, n2, columns), mesh, columns),
+    )
     shape = (n1, *result.shape[1:]) if form == "self" else (n1, n2, *result.shape[2:])
     if result.shape == shape:
         return result
-    whole = jax.device_put(result, NamedSharding(mesh, PartitionSpec()))
-    return whole[tuple(slice(size) for size in shape)]
+    return place(result, mesh, PartitionSpec())[tuple(slice(size) for size in shape)]
 
 
 def layout(mesh: Mesh, form: Form) -> tuple[tuple[PartitionSpec, PartitionSpec], PartitionSpec]:
@@ -100,35 +109,29 @@ def layout(mesh: Mesh, form: Form) -> tuple[tuple[PartitionSpec, PartitionSpec],
     return (PartitionSpec(rows), PartitionSpec(columns)), PartitionSpec(rows, columns)
 
 
-def sharded(
-    apply: Apply, mesh: Mesh, form: Form, rates: PyTree
-) -> Callable[[PyTree, PyTree, PyTree], jax.Array]:
-    """Returns ``tile(params, x1, x2)``, compiled, for inputs whose sizes the mesh divides.
+def spread(
+    function: Callable[..., Any], mesh: Mesh, inputs: tuple[PartitionSpec, ...], output: PartitionSpec
+) -> Callable[..., Any]:
+    """Returns a function that each device of a mesh runs on its part of the arguments.
 
     Args:
-        apply: the function whose kernel it is.
+        function: what to run, with no communication.
         mesh: the devices.
-        form: of the kernel.
-        rates: learning rate of each parameter.
+        inputs: how each argument is split.
+        output: how the result is.
     """
-    inputs, split = layout(mesh, form)
-    specs = (PartitionSpec(), *inputs)
     # check_vma=False is no optimisation. With the check, parameters are marked as the same on all devices,
     # and the transpose of that mark is a sum over the mesh: right for the gradient of one loss, wrong for
     # the Jacobian of each device's own samples.
-    tile = jax.jit(
-        jax.shard_map(
-            lambda p, a, b: ntk(apply, p, a, None if form == "self" else b, form=form, rates=rates),
-            mesh=mesh,
-            in_specs=specs,
-            out_specs=split,
-            check_vma=False,
-        )
-    )
+    return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=output, check_vma=False)
 
-    def placed(*arguments: PyTree) -> jax.Array:
-        """Explicit axes want inputs that are already where they belong."""
-        places = [NamedSharding(mesh, spec) for spec in specs]
-        return tile(*(jax.device_put(value, place) for value, place in zip(arguments, places, strict=True)))
 
-    return placed
+def place(value: PyTree, mesh: Mesh, spec: PartitionSpec) -> PyTree:
+    """Returns arrays where they are needed: Explicit axes want arguments to be there already.
+
+    Args:
+        value: a pytree of arrays.
+        mesh: the devices.
+        spec: how each array is split.
+    """
+    return jax.device_put(value, NamedSharding(mesh, spec))
