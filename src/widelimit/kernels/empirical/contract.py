@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from widelimit.kernels.empirical import costs
-from widelimit.kernels.empirical.costs import Form, Size
+from widelimit.kernels.empirical.costs import Form, Size, choose
 from widelimit.kernels.empirical.features import Features
 from widelimit.kernels.empirical.products import Side, by_gradient, by_gram, of_gradients
+from widelimit.kernels.empirical.triangle import Block, blocks, whole
 
 if TYPE_CHECKING:
     from widelimit.kernels.empirical.plan import Plan
@@ -41,11 +41,12 @@ def contract(
     """
     asked: Form = plan.form if form is None else form
     numbers = [1.0] * len(plan.paths) if rates is None else jax.tree.leaves(rates)
-    size = measure(plan, features1, features2, asked)
+    size = _measured(features1, features2, asked)
     dtype = jnp.dtype(dtype or kernel_dtype(features1, features2))
-    ways = choose(plan, size)
+    ways = choose(plan.groups, plan.clusters, size)
     parts: dict[int, list[Any]] = {number: [] for number in range(len(plan.paths))}
-    total = jnp.zeros(_shape(size), dtype)
+    where = blocks(size)
+    total: list[Any] = []
 
     def side(features: Features) -> list[list[Side]]:
         return [
@@ -68,32 +69,33 @@ def contract(
         if grams and not per_layer:
             leaves = [plan.groups[number].leaf for number in grams]
             scales = [jnp.asarray(numbers[leaf], dtype) for leaf in leaves]
-            total = total + by_gram(
-                [sides1[number] for number in grams], [sides2[number] for number in grams], scales, size.form
-            )
+            chosen = [[sides[number] for number in grams] for sides in (sides1, sides2)]
+            total = _sum(total, by_gram(*chosen, scales, size.form, where))
         for number in cluster:
             leaf = plan.groups[number].leaf
             rate = jnp.asarray(numbers[leaf], dtype)
             if ways[number] == "gram":
                 if per_layer:
-                    parts[leaf].append(by_gram([sides1[number]], [sides2[number]], [rate], size.form))
+                    parts[leaf] = _sum(
+                        parts[leaf], by_gram([sides1[number]], [sides2[number]], [rate], size.form, where)
+                    )
                 continue
-            part = rate * by_gradient(sides1[number], sides2[number], size.form)
+            part = [rate * block for block in by_gradient(sides1[number], sides2[number], size.form, where)]
             if per_layer:
-                parts[leaf].append(part)
+                parts[leaf] = _sum(parts[leaf], part)
             else:
-                total = total + part
+                total = _sum(total, part)
     for at, leaf in enumerate(plan.direct):
         pair = features1.gradients[at].astype(dtype), features2.gradients[at].astype(dtype)
-        part = jnp.asarray(numbers[leaf], dtype) * of_gradients(*pair, size.form)
+        rate = jnp.asarray(numbers[leaf], dtype)
+        part = [rate * block for block in of_gradients(*pair, size.form, where)]
         if per_layer:
-            parts[leaf].append(part)
+            parts[leaf] = _sum(parts[leaf], part)
         else:
-            total = total + part
+            total = _sum(total, part)
     if not per_layer:
-        return _ordered(total, size)
-    found = [_ordered(sum(part, start=jnp.zeros(_shape(size), dtype)), size) for part in parts.values()]
-    return jax.tree.unflatten(plan.treedef, found)
+        return _whole(total, where, size, dtype)
+    return jax.tree.unflatten(plan.treedef, [_whole(part, where, size, dtype) for part in parts.values()])
 
 
 def _cast(factor: Any, dtype: Any) -> Any:
@@ -107,35 +109,23 @@ def kernel_dtype(*features: Features) -> Any:
     return jnp.result_type(jnp.float32, *floats)
 
 
-def measure(plan: Plan, features1: Features, features2: Features, form: Form) -> Size:
-    """Returns the size of a kernel, read off its features."""
+def _measured(features1: Features, features2: Features, form: Form) -> Size:
+    """The size of a kernel, read off its features."""
     first, second = (jax.tree.leaves((f.cotangents, f.gradients)) for f in (features1, features2))
     rows, columns = first[0].shape[0], second[0].shape[0]
     form = "trace" if form == "sum" else form
     return Size(rows, columns, first[0].shape[1], form, features1 is features2)
 
 
-def choose(plan: Plan, size: Size) -> list[str]:
-    """Returns the cheaper way of each group; a bias goes the way of its weight, whose Gram matrix it uses."""
-    ways = []
-    for group in plan.groups:
-        gram, gradient = costs.gram(group.terms, size), costs.gradient(group.terms, size)
-        ways.append("gram" if gram.flops <= gradient.flops else "gradient")
-    for cluster in plan.clusters:
-        weights = [n for n in cluster if plan.groups[n].terms[0].uses[0].kind != "bias"]
-        for number in cluster:
-            if number not in weights and weights:
-                ways[number] = "gram" if any(ways[n] == "gram" for n in weights) else "gradient"
-    return ways
+def _sum(parts: list[Any], others: list[Any]) -> list[Any]:
+    """Adds blocks of a kernel."""
+    return [a + b for a, b in zip(parts, others, strict=True)] if parts else others
 
 
-def _shape(size: Size) -> tuple[int, ...]:
-    """The shape while samples stand beside their outputs."""
-    n, m, o = size.rows, size.columns, size.outputs
-    return {"full": (n, o, m, o), "trace": (n, m), "diagonal": (n, o, m), "self": (n, o, o)}[size.form]
-
-
-def _ordered(kernel: Any, size: Size) -> Any:
-    """The axes as they are returned: samples first."""
-    axes = {"full": (0, 2, 1, 3), "diagonal": (0, 2, 1)}.get(size.form)
-    return kernel if axes is None else kernel.transpose(axes)
+def _whole(parts: list[Any], where: list[Block], size: Size, dtype: Any) -> Any:
+    """A kernel from its blocks; zeros where nothing contributes."""
+    if parts:
+        return whole(parts, where, size)
+    outputs = {"full": 2, "trace": 0, "diagonal": 1, "self": 2}[size.form]
+    samples = (size.rows,) if size.form == "self" else (size.rows, size.columns)
+    return jnp.zeros((*samples, *(size.outputs,) * outputs), dtype)

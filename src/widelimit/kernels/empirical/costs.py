@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from widelimit.kernels.empirical.groups import Term
+from widelimit.kernels.empirical.groups import Group, Term
 
 Form = Literal["full", "trace", "diagonal", "self", "sum"]
 FORMS: tuple[Form, ...] = ("full", "trace", "diagonal", "self", "sum")
@@ -87,3 +87,25 @@ def direct(entries: int, size: Size) -> Cost:
         2.0 * size.pairs * size.squared * entries,
         size.itemsize * float(size.samples * size.outputs * entries),
     )
+
+
+def choose(groups: Sequence[Group], clusters: Sequence[Sequence[int]], size: Size) -> list[str]:
+    """Returns the cheaper way of each group, ``"gram"`` or ``"gradient"``.
+
+    A bias goes the way of its weight, whose Gram matrix it uses.
+
+    Args:
+        groups: of all parameters.
+        clusters: numbers of groups that share their cotangents.
+        size: of the kernel.
+    """
+    ways = []
+    for group in groups:
+        cheaper = gram(group.terms, size).flops <= gradient(group.terms, size).flops
+        ways.append("gram" if cheaper else "gradient")
+    for cluster in clusters:
+        weights = [number for number in cluster if groups[number].terms[0].uses[0].kind != "bias"]
+        for number in cluster:
+            if number not in weights and weights:
+                ways[number] = "gram" if any(ways[n] == "gram" for n in weights) else "gradient"
+    return ways

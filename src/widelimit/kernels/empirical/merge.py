@@ -15,7 +15,7 @@ Sum = tuple[View, int, int, int]
 
 def merge(
     program: Program, uses: Sequence[Use], sums: Sequence[Sum], scalars: Mapping[int, int]
-) -> tuple[list[Use], dict[int, str]]:
+) -> tuple[list[Use], set[int]]:
     """Moves the site of a layer behind the bias that is added to it.
 
     Args:
@@ -28,7 +28,7 @@ def merge(
         All uses, those of the biases included, and the parameters whose sums are no layer's bias.
     """
     readers, makers = program.readers(), program.makers()
-    found, failed = list(uses), {}
+    found, failed = list(uses), set()
     for view, other, sign, out in sums:
         chain = _layer(program, found, scalars, readers, makers, other)
         use = None
@@ -39,7 +39,7 @@ def merge(
             kept = view.of(cells)
             use = None if kept is None else bias(kept, cells, found[number])
         if use is None:
-            failed[view.leaf] = "is added entry by entry"
+            failed.add(view.leaf)
         else:
             found[number] = layer
             found.append(dataclasses.replace(use, site=out, back=layer.back))

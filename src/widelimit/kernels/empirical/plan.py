@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from widelimit.kernels.empirical.costs import Form
+from widelimit.kernels.empirical import checks, describe
+from widelimit.kernels.empirical.costs import Form, Size, choose
 from widelimit.kernels.empirical.groups import Group, Term
 from widelimit.kernels.empirical.program import Program
 from widelimit.kernels.empirical.trace import trace
@@ -63,25 +63,75 @@ class Plan:
     sites: tuple[int, ...]
     wanted: tuple[int, ...]
 
+    @property
+    def size(self) -> Size:
+        """The size of the kernel that was planned for."""
+        if self.form == "sum":
+            return Size(self.rows, self.columns, 1, "trace", self.same)
+        return Size(self.rows, self.columns, self.outputs, self.form, self.same)
+
+    @property
+    def ways(self) -> list[str]:
+        """How each group is contracted at that size."""
+        return choose(self.groups, self.clusters, self.size)
+
+    def leaves(self) -> list[describe.Path]:
+        """Returns the path of each parameter, in tree order."""
+        return describe.paths(self)
+
+    def describe(self) -> str:
+        """Returns a table: the path of each parameter, its contraction and what that costs."""
+        return describe.table(self)
+
 
 def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = "full") -> Plan:
-    """Returns how ``ntk`` computes the kernel."""
+    r"""Returns how ``ntk`` computes a kernel: which parameter takes which path, and at what cost.
+
+    The forward pass of one sample is traced, with nothing known of the model but ``apply``, and every
+    parameter followed through reshapes, transpositions, slices, casts and factors to where it meets data.
+    There ``dW = sum_s a(s) (x) b(s)`` over positions s, with activations a and cotangents b, for dense
+    layers, convolutions (a is a patch) and embeddings (a is one-hot). What meets data otherwise is
+    differentiated by.
+
+    Args:
+        apply: ``apply(params, x) -> outputs [N, ...]``, sample by sample.
+        params: the parameters to differentiate by, a pytree of floating-point arrays or their shapes.
+        x1: inputs, a pytree of arrays with leading axis N1, or their shapes.
+        x2: inputs with leading axis N2; None is x1.
+        form: of the kernel, as in ``ntk``.
+
+    Raises:
+        ValueError: if the inputs do not fit together or have no leading axis.
+        TypeError: if a parameter or the output is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> apply = lambda p, x: jnp.tanh(x @ p["inner"] + p["bias"]) @ p["outer"]
+        >>> params = {"inner": jnp.ones((3, 8)), "bias": jnp.ones((1, 8)), "outer": jnp.ones((8, 2))}
+        >>> print(plan(apply, params, jnp.ones((4, 3))).describe())
+        parameter  shape  path       contraction       Mflop      MiB
+        bias       1x8    bias       gram                  0        0
+        inner      3x8    dense      gram            0.00112 0.000244
+        outer      8x2    dense      gram           0.000512 0.000244
+        full kernel of 4 x 4 samples with 2 outputs: 0.001632 Mflop, where Jacobians take 0.006144
+
+    Reference:
+        Novak et al., Fast Finite Width Neural Tangent Kernel (arXiv 2206.08720).
+    """
+    rows, columns = checks.pair(x1, x2, form)
+    paths = checks.parameters(params)
     leaves, treedef = jax.tree.flatten(params)
     sample, inputs = jax.tree.flatten(x1)
-    shapes = [jax.ShapeDtypeStruct((1, *jnp.shape(a)[1:]), jnp.result_type(a)) for a in sample]
-    given = [jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves]
+    shapes = [jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype) for array in sample]
+    given = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
 
     def forward(params: Any, x: Any) -> Any:
-        return apply(jax.tree.unflatten(treedef, params), jax.tree.unflatten(inputs, x)).reshape(-1)
+        made = apply(jax.tree.unflatten(treedef, params), jax.tree.unflatten(inputs, x))
+        checks.outputs(made)
+        return made.reshape(-1)
 
     traced = trace(forward, given, shapes)
     out = traced.program.shapes[traced.program.output]
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree.leaves_with_path(params)
-    ]
-    rows = jnp.shape(sample[0])[0]
-    columns = rows if x2 is None else jnp.shape(jax.tree.leaves(x2)[0])[0]
     return Plan(
         program=traced.program,
         groups=traced.groups,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.features import Ids
+from widelimit.kernels.empirical.triangle import Block
 
 # Bytes that an intermediate array may take before it is computed in pieces.
 PIECE = 2**26
@@ -47,8 +48,13 @@ def einsum(pattern: str, *arrays: Any) -> Any:
     return jnp.einsum(pattern, *arrays, precision=HIGHEST)
 
 
-def by_gradient(terms1: Sequence[Side], terms2: Sequence[Side], form: Form) -> Any:
-    """Returns the products of gradients, which are summed over terms and positions first, rows in pieces."""
+def by_gradient(
+    terms1: Sequence[Side], terms2: Sequence[Side], form: Form, where: Sequence[Block]
+) -> list[Any]:
+    """Returns the products of gradients, which are summed over terms and positions first, rows in pieces.
+
+    By blocks of the kernel.
+    """
     same = terms1 is terms2
     rows, columns = terms1[0].rows, terms1[0].right[0].shape[-1]
     samples, outputs = terms1[0].cotangent.shape[:2]
@@ -57,18 +63,22 @@ def by_gradient(terms1: Sequence[Side], terms2: Sequence[Side], form: Form) -> A
     pieces = min(rows, math.ceil(rows * width / PIECE))
     height = math.ceil(rows / pieces)
 
-    def piece(begin: Any) -> Any:
+    def piece(begin: Any) -> list[Any]:
         first = _gradient(terms1, begin, height)
         second = first if same else _gradient(terms2, begin, height)
         j, d, out = LETTERS[form]
-        return einsum(f"ikcm,{j}k{d}m->{out}", first, second)
+        return [einsum(f"ikcm,{j}k{d}m->{out}", first[rows], second[cols]) for rows, cols in where]
 
     if pieces == 1:
         return piece(0)
     terms1 = _padded(terms1, pieces * height)
     terms2 = terms1 if same else _padded(terms2, pieces * height)
     begins = jnp.arange(pieces, dtype=jnp.int32) * height
-    total, _ = jax.lax.scan(lambda sum_, begin: (sum_ + piece(begin), None), piece(0), begins[1:])
+
+    def add(parts: list[Any], begin: Any) -> tuple[list[Any], None]:
+        return [a + b for a, b in zip(parts, piece(begin), strict=True)], None
+
+    total, _ = jax.lax.scan(add, piece(0), begins[1:])
     return total
 
 
@@ -104,12 +114,29 @@ def _gradient(terms: Sequence[Side], begin: Any, height: int) -> Any:
 
 
 def by_gram(
-    groups1: Sequence[Sequence[Side]], groups2: Sequence[Sequence[Side]], scales: Sequence[Any], form: Form
-) -> Any:
-    """Returns ``sum_g scale_g sum_st <L_i(s), L_j(t)> <R_i(s), R_j(t)>``, row by row where that is large.
+    groups1: Sequence[Sequence[Side]],
+    groups2: Sequence[Sequence[Side]],
+    scales: Sequence[Any],
+    form: Form,
+    where: Sequence[Block],
+) -> list[Any]:
+    """Returns ``sum_g scale_g sum_st <L_i(s), L_j(t)> <R_i(s), R_j(t)>`` by blocks of the kernel.
 
     Several groups must have one term each and share its cotangent, whose Gram matrix is computed once.
     """
+    if len(where) == 1:
+        return [_by_gram(groups1, groups2, scales, form)]
+
+    def cut(groups: Sequence[Sequence[Side]], samples: slice) -> list[list[Side]]:
+        return _with(groups, jax.tree.map(lambda array: array[samples], _arrays(groups)))
+
+    return [_by_gram(cut(groups1, rows), cut(groups2, columns), scales, form) for rows, columns in where]
+
+
+def _by_gram(
+    groups1: Sequence[Sequence[Side]], groups2: Sequence[Sequence[Side]], scales: Sequence[Any], form: Form
+) -> Any:
+    """One block, row by row where that is large."""
     j, d, _ = LETTERS[form]
     columns = 1 if j == "i" else groups2[0][0].cotangent.shape[0]
     samples, outputs, _, _ = groups1[0][0].cotangent.shape
@@ -222,7 +249,7 @@ def _product(left: tuple[Any, str], right: tuple[Any, str], form: Form) -> Any:
     return product.transpose([kept.index(a) for a in out])
 
 
-def of_gradients(first: Any, second: Any, form: Form) -> Any:
-    """Returns the products of gradients ``[N, C, entries]``."""
+def of_gradients(first: Any, second: Any, form: Form, where: Sequence[Block]) -> list[Any]:
+    """Returns the products of gradients ``[N, C, entries]`` by blocks of the kernel."""
     j, d, out = LETTERS[form]
-    return einsum(f"icp,{j}{d}p->{out}", first, second)
+    return [einsum(f"icp,{j}{d}p->{out}", first[rows], second[columns]) for rows, columns in where]

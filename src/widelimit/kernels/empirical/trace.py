@@ -18,6 +18,7 @@ from widelimit.kernels.empirical.views import View, moved, split, whole
 
 # A loop over layers is written out; a longer one would take too long to compile.
 LONGEST = 64
+ADDED, MULTIPLIED = "is added entry by entry", "multiplies entry by entry"
 CALLS = frozenset("jit pjit closed_call core_call remat remat2 checkpoint".split())
 
 
@@ -44,10 +45,19 @@ def trace(function: Callable[..., Any], params: Sequence[Any], inputs: Sequence[
         walk = _Walk(len(params), direct)
         walk.start(closed, len(params))
         groups, overlapping = gather(walk.uses)
-        failed = {**overlapping, **walk.failed}
+        failed = dict(walk.failed)
+        for leaf, why in overlapping.items():
+            note(failed, leaf, why)
         if not failed:
             return Traced(walk.program, tuple(groups), direct)
         direct = {**direct, **failed}
+
+
+def note(failed: dict[int, str], leaf: int, why: str) -> None:
+    """Adds a reason why a parameter has no structure."""
+    known = failed.get(leaf, "")
+    if why not in known.split("; "):
+        failed[leaf] = f"{known}; {why}" if known else why
 
 
 class _Walk:
@@ -73,14 +83,13 @@ class _Walk:
         program.output = self.walk(closed, slots)[0]
         if program.output in self.views:
             self.fail(program.output, "is an output itself")
-        uses, failed = merge(program, self.uses, self.sums, self.scalars)
-        self.uses = uses
-        self.failed = {**failed, **self.failed}
+        self.uses, failed = merge(program, self.uses, self.sums, self.scalars)
+        for leaf in failed:
+            note(self.failed, leaf, ADDED)
 
     def fail(self, slot: int, why: str) -> None:
         """Notes that a parameter is used in a way without structure."""
-        leaf = self.views[slot].leaf
-        self.failed[leaf] = why
+        note(self.failed, self.views[slot].leaf, why)
 
     def walk(self, jaxpr: Any, ins: Sequence[int]) -> list[int]:
         """Walks a traced program whose inputs are in given slots, and returns the slots of its outputs."""
@@ -213,8 +222,7 @@ class _Walk:
 
 
 LOST = {
-    "mul": "multiplies entry by entry",
-    "div": "divides entry by entry",
+    "mul": MULTIPLIED,
     "scan": "enters a loop that is long, or as its state",
     "while": "enters a loop of unknown length",
     "cond": "enters a branch",

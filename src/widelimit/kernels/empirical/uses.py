@@ -228,7 +228,7 @@ def bias(view: View, cells: np.ndarray, layer: Use) -> Use | None:
         leaf=view.leaf,
         kind="bias",
         operand=None,
-        left=lambda _: np.ones((positions, 1)),
+        left=lambda _: np.ones((positions, 1), np.float32),
         site=layer.site,
         back=layer.back,
         axes=layer.axes,
