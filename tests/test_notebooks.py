@@ -46,3 +46,15 @@ def test_parametrizations_notebook():
     best = ast.literal_eval(re.search(r"\{\('optax.*?\}", printed, re.DOTALL).group())
     assert best["optim.adamw", 512] == best["optim.adamw", 64] == best["optax.adamw", 64]
     assert best["optax.adamw", 512] <= best["optax.adamw", 64] - 2
+
+
+@pytest.mark.slow
+def test_kernels_notebook():
+    """The finite kernel nears the infinite one at the printed rate, the prediction holds, verdicts are right."""
+    [path] = [path for path in NOTEBOOKS if path.stem == "02_kernels"]
+    printed = text(execute(path))
+    [slope, error] = re.search(r"measured (-[\d.]+) \+- ([\d.]+)", printed).groups()
+    assert abs(float(slope) + 0.5) < 3 * float(error) + 0.05
+    assert float(re.search(r"plain Jacobian: (\S+)", printed).group(1)) < 1e-5
+    assert 0.5 < float(re.search(r"rms ([\d.]+)", printed).group(1)) < 1.6
+    assert re.findall(r"^(Lazy|Rich): on these", printed, re.MULTILINE) == ["Lazy", "Rich"]

@@ -64,15 +64,22 @@ def standard() -> Parametrization:
     return _build("standard", ZERO, exponents(0, "1/2", "1/2"), rows)
 
 
-def ntk() -> Parametrization:
+def ntk(*, unit_variance: bool = False) -> Parametrization:
     r"""Returns the neural-tangent parametrization (NTP): multiplier n^-1/2 where the fan-in grows.
 
     Its default rates keep a constant learning rate on the raw weights (SGD), or its Adam counterpart: the
     kernel regime.
 
+    Args:
+        unit_variance: the absolute form in which kernel theory writes it: every weight ~ N(0, 1), with the
+            multiplier ``1/sqrt(fan_in)``, input layer included, and no base width. Otherwise the relative
+            form, which is the standard network at the base width.
+
     Example:
         >>> tuple(str(a) for a in ntk().multiplier)
         ('0', '1/2', '1/2', '0')
+        >>> ntk(unit_variance=True).form
+        'absolute'
 
     Reference:
         Jacot et al., arXiv 1806.07572; Yang & Littwin, arXiv 2308.01814, Definition 2.4.1; rates: arXiv
@@ -88,7 +95,8 @@ def ntk() -> Parametrization:
         ("adafactor", "full"): exponents(0, "1/2", "1/2"),
         ("adafactor", "none"): ZERO,
     }
-    return _build("ntk", exponents(0, "1/2", "1/2"), ZERO, rows)
+    built = _build("ntk", exponents(0, "1/2", "1/2"), ZERO, rows)
+    return dataclasses.replace(built, form="absolute", unit_variance=True) if unit_variance else built
 
 
 def mean_field(*, gamma0: float = 1.0) -> Parametrization:
