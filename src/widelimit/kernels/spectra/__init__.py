@@ -1,6 +1,14 @@
 """Spectra of tangent kernels, matrix-free, and measures of how two kernels differ."""
 
 from widelimit.kernels.spectra.lanczos import Eigenpairs, top_eigenpairs
+from widelimit.kernels.spectra.lazy import Laziness, laziness
+from widelimit.kernels.spectra.learning_curves import (
+    LearningCurve,
+    RandomFeatureCurve,
+    learnabilities,
+    learning_curve,
+    random_feature_curve,
+)
 from widelimit.kernels.spectra.matrices import as_matrix, centre, eigenvalues
 from widelimit.kernels.spectra.measures import (
     alignment,
@@ -10,8 +18,8 @@ from widelimit.kernels.spectra.measures import (
     relative_change,
     trace_ratio,
 )
-from widelimit.kernels.spectra.operator import KernelOperator, from_matrix, operator
-from widelimit.kernels.spectra.quadrature import (
+from widelimit.kernels.spectra.operators import KernelOperator, from_matrix, operator
+from widelimit.kernels.spectra.probes import (
     ProbeEstimate,
     Quadrature,
     SpectralDensity,
@@ -26,8 +34,11 @@ from widelimit.kernels.spectra.ranks import degrees_of_freedom, effective_rank
 __all__ = [
     "Eigenpairs",
     "KernelOperator",
+    "Laziness",
+    "LearningCurve",
     "ProbeEstimate",
     "Quadrature",
+    "RandomFeatureCurve",
     "SpectralDensity",
     "alignment",
     "as_matrix",
@@ -40,9 +51,13 @@ __all__ = [
     "eigenvalues",
     "from_matrix",
     "kernel_velocity",
+    "laziness",
+    "learnabilities",
+    "learning_curve",
     "log_determinant",
     "operator",
     "quadrature",
+    "random_feature_curve",
     "relative_change",
     "spectral_density",
     "top_eigenpairs",

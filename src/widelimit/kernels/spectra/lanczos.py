@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.kernels.spectra.operator import KernelOperator, precision, products
+from widelimit.kernels.spectra.operators import KernelOperator, precision, products
 
 ORTHOGONAL = 2.0**8  # times eps: two passes of reorthogonalisation leave a few eps
 

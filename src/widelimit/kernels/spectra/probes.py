@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from widelimit.kernels.spectra.lanczos import Tridiagonal, check_steps, tridiagonal, tridiagonalise
-from widelimit.kernels.spectra.operator import KernelOperator, precision
+from widelimit.kernels.spectra.operators import KernelOperator, precision
 
 
 class ProbeEstimate(NamedTuple):
