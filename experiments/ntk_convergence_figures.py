@@ -10,12 +10,14 @@ from experiments.ntk_convergence_fits import NAMES, QUANTITIES, Found, mean_laws
 from widelimit.figures import eigenvalues_before_and_after, errors_against_width, training_curves
 from widelimit.training import Results
 
-_SHOWN = 2  # training points, and as many test points, whose curves are drawn
+_LAST = "ensemble: distance from GP mean"
 
 
 def save_all(results: Results, found: Found) -> dict[str, str]:
     """Draws and saves all figures; returns their captions by file name."""
-    results.save_figure("convergence.png", errors_against_width(_panels(found))[0])
+    axes = {quantity.title: quantity.axis for quantity in QUANTITIES.values()}
+    axes[_LAST] = "rms over inputs"
+    results.save_figure("convergence.png", errors_against_width(_panels(found), quantities=axes)[0])
     times, panels = _curves(found)
     results.save_figure("curves.png", training_curves(times, panels)[0])
     width, n = found.widths[-1], found.task.train
@@ -57,7 +59,7 @@ def _panels(found: Found) -> dict[str, dict[str, dict[str, Any]]]:
                     "fitted": found.fitted,
                 }
     lines = {}
-    for name, law, predicted in zip(("mean", "single network"), mean_laws(found), (-1.0, -0.5), strict=True):
+    for name, law, predicted in zip(("mean", "network"), mean_laws(found), (-1.0, -0.5), strict=True):
         each = [one.bias if name == "mean" else one.scatter for one in found.bias.values()]
         if np.isfinite(law.exponent):
             lines[name] = {
@@ -68,12 +70,12 @@ def _panels(found: Found) -> dict[str, dict[str, dict[str, Any]]]:
                 "predicted": predicted,
             }
     if lines:
-        panels["ensemble: distance from the GP mean"] = lines
+        panels[_LAST] = lines
     return panels
 
 
 def _curves(found: Found) -> tuple[np.ndarray, dict[tuple[str, str], dict[str, Any]]]:
-    """What ``training_curves`` draws: points of both classes."""
+    """What ``training_curves`` draws: the first training and test image of each class."""
     task, limit = found.task, found.limit
     std = np.sqrt(np.einsum("tii->ti", limit.covariance))
     panels = {}
@@ -81,23 +83,19 @@ def _curves(found: Found) -> tuple[np.ndarray, dict[tuple[str, str], dict[str, A
         ("training image", range(task.train)),
         ("test image", range(task.train, len(std[0]))),
     ):
-        shown = _both_classes(task.targets[:, 0], list(part))
-        for row, point in zip(("first", "second"), shown, strict=False):
+        for target, digit in zip((-1, 1), found.config.classes, strict=True):
+            shown = [point for point in part if task.targets[point, 0] == target]
+            if not shown:
+                continue
+            point = shown[0]
             measured = {
                 f"width {width}": (one.mean[:, point], one.std[:, point])
                 for width, one in found.ensembles.items()
             }
-            panels[column, row] = {
+            panels[column, f"digit {digit}"] = {
                 "mean": limit.mean[:, point],
                 "std": std[:, point],
                 "target": float(task.targets[point, 0]),
                 "measured": measured,
             }
     return np.arange(task.steps + 1), panels
-
-
-def _both_classes(targets: np.ndarray, points: list[int]) -> list[int]:
-    """Returns up to two points, of different classes where there are both."""
-    first = points[0]
-    others = [point for point in points[1:] if targets[point] != targets[first]] or points[1:]
-    return [first, *others[: _SHOWN - 1]]

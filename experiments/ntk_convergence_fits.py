@@ -26,6 +26,7 @@ class Quantity:
 
     Args:
         title: for figures.
+        axis: the formula, for figures.
         name: what is claimed of it.
         formula: of the quantity.
         predicted: exponent of the width by parametrization; None where nothing is claimed.
@@ -34,6 +35,7 @@ class Quantity:
     """
 
     title: str
+    axis: str
     name: str
     formula: str
     predicted: Mapping[str, float | None]
@@ -43,7 +45,8 @@ class Quantity:
 # muP starts from the same kernel, so that its fluctuation is no claim of its own.
 QUANTITIES: Mapping[str, Quantity] = {
     "fluctuation": Quantity(
-        "initial kernel: distance from the limit",
+        "initial kernel: distance from limit",
+        r"$\|\Theta_0 - \Theta_\infty\|\; /\; \|\Theta_\infty\|$",
         "the initial kernel's distance from the analytic one",
         "|Theta_0 - Theta_inf| / |Theta_inf|",
         {"ntk": -0.5, "mup": None},
@@ -51,6 +54,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     ),
     "kernel": Quantity(
         "kernel: change in training",
+        r"$\|\Theta_T - \Theta_0\|\; /\; \|\Theta_0\|$",
         "the kernel's change in training",
         "|Theta_T - Theta_0| / |Theta_0|",
         {"ntk": -1.0, "mup": 0.0},
@@ -58,6 +62,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     ),
     "features": Quantity(
         "features: change per unit",
+        r"rms $(h_T - h_0)$",
         "the change of a unit's pre-activation",
         "rms(h_T - h_0)",
         {"ntk": -0.5, "mup": 0.0},
@@ -65,13 +70,15 @@ QUANTITIES: Mapping[str, Quantity] = {
     ),
     "gap": Quantity(
         "gap to the own linearisation",
+        r"$\|f_T - f_{\mathrm{lin},T}\|\; /\; \|y\|$",
         "the gap to the network's own linearisation",
         "|f_T - f_lin,T| / |y|",
         {"ntk": -1.0, "mup": 0.0},
         {"ntk": 0.85, "mup": 0.3},
     ),
     "cka": Quantity(
-        "1 \N{MINUS SIGN} CKA of the kernels",
+        "kernel: change of direction",
+        "1 \N{MINUS SIGN} CKA" + r"$(\Theta_0, \Theta_T)$",
         "1 - CKA(Theta_0, Theta_T)",
         "1 - CKA(Theta_0, Theta_T)",
         {"ntk": -2.0, "mup": 0.0},
@@ -130,23 +137,29 @@ class Found:
         return np.array([row[f"eigenvalues_{when}"] for row in sorted(rows, key=lambda row: row["seed"])])
 
 
-def mean_laws(found: Found) -> tuple[PowerLaw, PowerLaw]:
-    """Returns the exponents of the bias of the mean and of single networks' scatter."""
+def mean_laws(found: Found, correction: bool = False) -> tuple[PowerLaw, PowerLaw]:
+    """Returns the exponents of the bias of the mean and of single networks' scatter.
+
+    Args:
+        found: the rows of a run.
+        correction: fit a factor exp(k / width) as well: closer to theory at small widths, and noisier.
+    """
     widths = list(found.bias)
-    weights = leverage(widths)
+    weights = leverage(widths, correction)
     laws = []
     for each in ([one.bias for one in found.bias.values()], [one.scatter for one in found.bias.values()]):
         values, errors = (np.array([getattr(one, name) for one in each]) for name in ("value", "stderr"))
         if not (values > 0).all():  # noise has hidden the bias: no exponent, and so no verdict
             laws.append(PowerLaw(*(float("nan"),) * 5, len(widths), 2, float("nan")))
             continue
-        law = fit_exponent(widths, values)
+        law = fit_exponent(widths, values, correction=correction)
         stderr = float(np.sqrt(np.sum((weights * errors / values / np.log(2)) ** 2)))
         laws.append(dataclasses.replace(law, stderr_seeds=stderr, seeds=2))
     return laws[0], laws[1]
 
 
-def leverage(widths: Sequence[int]) -> np.ndarray:
+def leverage(widths: Sequence[int], correction: bool = False) -> np.ndarray:
     """Returns how each log2(value) enters the fitted slope."""
     n = np.asarray(widths, float)
-    return np.asarray(np.linalg.pinv(np.stack([np.ones(n.size), np.log2(n)], axis=1))[1])
+    columns = [np.ones(n.size), np.log2(n)] + ([1 / n] if correction else [])
+    return np.asarray(np.linalg.pinv(np.stack(columns, axis=1))[1])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments import ntk_convergence_ensembles as ensembles
-from experiments.ntk_convergence_fits import QUANTITIES, Found
+from experiments.ntk_convergence_fits import QUANTITIES, Found, mean_laws
 from experiments.ntk_convergence_networks import PARAMETRIZATIONS
 from widelimit.compare import chi_square_score, fit_exponent
 
@@ -67,6 +67,16 @@ def _other_exponents(found: Found) -> list[dict[str, Any]]:
             law = fit_exponent(found.fitted, np.abs(values[:, 1:]), mean="rms", paired=False)
             row = {"parametrization": name, "quantity": quantity, "expected": expected}
             result.append({**row, "exponent": law.exponent, "stderr": law.stderr})
+    if len(found.bias) < 3:
+        return result
+    quantities = ("bias of the ensemble's mean", "scatter of single networks")
+    for quantity, expected, law in zip(quantities, (-1.0, -0.5), mean_laws(found, True), strict=True):
+        row = {
+            "parametrization": "ntk",
+            "quantity": f"{quantity}, beside exp(k / width)",
+            "expected": expected,
+        }
+        result.append({**row, "exponent": law.exponent, "stderr": law.stderr})
     return result
 
 

@@ -66,8 +66,9 @@ def second_moment_scores(
 def chi_square_score(scores: ArrayLike) -> float:
     """Sum of squares of k independent z-scores as one z-score, by Wilson and Hilferty's cube root.
 
-    Standard normal (to about 0.01) if all scores are; large where error bars are too small or a few scores
-    are off, negative where scores agree too well. It has no underflow, as a p-value has.
+    Standard normal if all scores are (to 0.04 up to a score of 3.7, for ten scores or more); large where
+    error bars are too small or a few scores are off, negative where scores agree too well. It has no
+    underflow, as a p-value has.
 
     Args:
         scores: independent z-scores, any shape.
@@ -93,7 +94,8 @@ def squared_length_of_mean(vectors: ArrayLike) -> Estimate:
     r"""Squared length of a mean vector without the bias of its noise, and a jackknife standard error.
 
     ``sum_{s != t} v_s . v_t / (S (S - 1)) = (|sum v|^2 - sum |v|^2) / (S (S - 1))``: the squared length of
-    the average would exceed that of the mean by the variance / S. May be negative where noise dominates.
+    the average would exceed that of the mean by the variance / S. May be negative where noise dominates;
+    there the error bar is up to sqrt(2) too large, as a jackknife is never too small on average.
 
     Args:
         vectors: independent draws (or means of equally many draws), shape [S, k].

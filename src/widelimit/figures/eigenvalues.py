@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from widelimit.figures.convergence import label_decades
 from widelimit.figures.style import CATEGORIES, PREDICTION, new_figure, style
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def eigenvalues_before_and_after(
             "Expected positive eigenvalues [S, N] with one N, before and after, got shapes "
             f"{[array.shape for array in every]}."
         )
+    from matplotlib.ticker import MaxNLocator
+
     with style():
         figure, axes = new_figure(1, len(arrays), panel=(3.3, 3.0), margin=1.5, sharex=True, sharey=True)
         for ax, (title, panel) in zip(axes[0], arrays.items(), strict=True):
@@ -62,7 +65,9 @@ def eigenvalues_before_and_after(
                 values = np.sort(np.asarray(infinite, float))[::-1]
                 ax.plot(1 + np.arange(values.size), values, color=PREDICTION, linewidth=1.2, zorder=2)
             _points(ax, panel)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0, 0].set_ylabel("eigenvalue of the kernel")
+        label_decades(axes[0, 0])
         _legend(figure, infinite is not None)
     return figure, axes
 
