@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import jax
@@ -15,6 +16,11 @@ from jax.sharding import AxisType
 from widelimit.kernels import empirical
 from widelimit.kernels.empirical import tiling
 from widelimit.kernels.empirical.budget import parse_bytes
+from widelimit.kernels.empirical.programs import Network
+
+ntk_module = importlib.import_module(
+    "widelimit.kernels.empirical.ntk"
+)  # the room exports a function of this name
 
 FORMS = ["full", "trace", "diagonal", "self", "sum"]
 RATES = {"inner": 0.5, "outer": 2.0}
@@ -141,6 +147,21 @@ def test_features_that_do_not_fit_are_computed_again(small, monkeypatch):
     again = empirical.ntk_in_blocks(apply, params, x, memory=theta.nbytes + 16_000)
     np.testing.assert_allclose(again, theta, rtol=1e-5, atol=1e-5)
     assert often == 8 and len(made) - often > often
+
+
+@pytest.mark.parametrize("mesh", [None, (4, 2)])
+@pytest.mark.parametrize("form", ["trace", "diagonal"])
+def test_many_outputs_are_taken_in_pieces(small, monkeypatch, form, mesh):
+    """Cotangents of 50 outputs that do not fit for a few samples: in pieces, and never kept."""
+    params, x = network(11, 9)
+    params["outer"] = np.random.default_rng(12).normal(size=(16, 50)).astype(np.float32)
+    calls, original = [], Network.in_one
+    monkeypatch.setattr(Network, "in_one", lambda self: calls.append(0) or original(self))
+    monkeypatch.setattr(ntk_module, "PIECE", 10_000)
+    mesh = mesh and jax.make_mesh(mesh, ("rows", "columns"))
+    theta = empirical.ntk_in_blocks(apply, params, x, form=form, memory="500KiB", mesh=mesh)
+    assert calls == [0]
+    assert relative(theta, empirical.ntk(apply, params, x, form=form)) < 1e-6
 
 
 def test_inputs_may_be_a_tree(small):

@@ -105,8 +105,8 @@ def _cast(factor: Any, dtype: Any) -> Any:
 
 def kernel_dtype(*features: Features) -> Any:
     """Returns the dtype in which a kernel is accumulated unless another is asked for."""
-    floats = [a.dtype for a in jax.tree.leaves(features) if jnp.issubdtype(a.dtype, jnp.floating)]
-    return jnp.result_type(jnp.float32, *floats)
+    wide = any(a.dtype == jnp.float64 for a in jax.tree.leaves(features))
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
 def _measured(features1: Features, features2: Features, form: Form) -> Size:

@@ -87,8 +87,7 @@ def _left(term: Term, found: dict[int, Any]) -> Any:
         part = use.left(found.get(use.operand))  # type: ignore[arg-type]
         values = part[1] if term.lookup else part
         values = jnp.asarray(values)
-        exact = jnp.issubdtype(values.dtype, jnp.floating)
-        values = values.astype(jnp.promote_types(values.dtype, jnp.float32) if exact else jnp.float32)
+        values = values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
         for scale in use.scales:
             number, power = (scale, 1) if isinstance(scale, int) else (found[scale[0]], scale[1])
             number = jnp.asarray(number).reshape(()).astype(values.dtype)

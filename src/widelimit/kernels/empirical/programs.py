@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from widelimit.kernels.empirical.budget import program_bytes, tree_bytes
 from widelimit.kernels.empirical.contract import contract
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.features import features
+from widelimit.kernels.empirical.ntk import kernel
 from widelimit.kernels.empirical.plan import Apply, plan
 from widelimit.kernels.empirical.samples import block
 from widelimit.kernels.empirical.sharded import layout, place, spread
@@ -66,7 +69,8 @@ class Network:
         dtype: Any,
         mesh: Mesh | None,
     ) -> None:
-        self._form, self._mesh, self._rates, self._dtype = form, mesh, rates, dtype
+        self._apply, self._form, self._mesh, self._rates, self._dtype = apply, form, mesh, rates, dtype
+        self._in_one = False
         self._example = converted(block(example, 0, 1), dtype)
         self._plan = plan(apply, params, self._example, form=form)
         split: tuple[Any, Any] = layout(mesh, form) if mesh else ((None, None), None)
@@ -74,11 +78,17 @@ class Network:
         self._params = place(params, mesh, PartitionSpec()) if mesh else jax.device_put(params)
         self._shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self._params)
 
+    def in_one(self) -> Network:
+        """Returns the same with outputs taken in pieces: nothing is kept between tiles, features are inputs."""
+        other = copy.copy(self)
+        other._in_one = True
+        return other
+
     def sample(self) -> tuple[int, tuple[int, ...], Any]:
         """Returns, of a single sample: bytes of its features; shape and dtype of its kernel with itself."""
         made = jax.eval_shape(self._features, self._shapes, self._example)
-        kernel = jax.eval_shape(self._contract, made, made)
-        return tree_bytes(made), kernel.shape, kernel.dtype
+        tile = jax.eval_shape(self._contract, self._shapes, made, made)
+        return tree_bytes(made), tile.shape, tile.dtype
 
     def compile(self, height: int, width: int) -> Programs:
         """Returns the programs for tiles of this many rows and columns.
@@ -92,13 +102,14 @@ class Network:
         columns, shape2, spent2 = side if wanted[0] == wanted[1] else self._side(*wanted[1])
         contraction = self._contract
         if self._mesh:
-            contraction = spread(contraction, self._mesh, self._split, self._output)
-        lowered = jax.jit(contraction).lower(shape1, shape2)
+            contraction = spread(contraction, self._mesh, (PartitionSpec(), *self._split), self._output)
+        lowered = jax.jit(contraction).lower(self._params, shape1, shape2)
         program, result = lowered.compile(), lowered.out_info
         kept = tree_bytes(shape1), tree_bytes(shape2)
         # Three tiles: one that is computed, one that waits to be stored, and what storing it takes.
         working = max(spent1, spent2, program_bytes(program)) + sum(kept) + 3 * tree_bytes(result)
-        return Programs(rows, columns, program, result, kept[1], working)
+        tile = functools.partial(program, self._params)
+        return Programs(rows, columns, tile, result, kept[1], working)
 
     def _side(self, size: int, spec: PartitionSpec | None) -> tuple[Callable[[PyTree], PyTree], PyTree, int]:
         """The program for the features of a block, their shapes, and the bytes it takes beside them."""
@@ -122,13 +133,17 @@ class Network:
 
     def _features(self, params: PyTree, x: PyTree) -> PyTree:
         """What is computed once for each sample."""
+        if self._in_one:
+            return x
         made, summed = self._plan, None
         if self._form == "sum":
             summed = jnp.full((1, made.outputs), made.outputs**-0.5, made.dtype)
         return features(made, params, x, summed)
 
-    def _contract(self, one: PyTree, two: PyTree) -> jax.Array:
+    def _contract(self, params: PyTree, one: PyTree, two: PyTree) -> jax.Array:
         """A tile from the features of its rows and columns."""
+        if self._in_one:
+            return kernel(plan(self._apply, params, one, two, form=self._form))(params, one, two, self._rates)
         return contract(self._plan, one, two, self._form, self._rates)
 
 

@@ -21,6 +21,10 @@ from widelimit.kernels.empirical.samples import block
 PyTree = Any
 LARGEST = 64 * 2**20  # bytes of a tile: larger ones are no faster
 BLOCKS = 16  # on a side, or the squares on the diagonal, of which half is waste, are too large a part
+FEW = 128  # features of fewer samples than this fit: better to take the outputs in pieces
+RESERVED = (
+    96 * 2**20
+)  # bytes that tracing, compiling and the gaps of malloc take (measured on CPU: 65 to 90 MiB)
 SMALLEST = 256  # samples of a block: below, such waste matters less than many small products
 
 
@@ -97,7 +101,11 @@ class Job:
         Raises:
             ValueError: if not even a tile of the fewest samples fits.
         """
-        features, entry, dtype = self.network.sample()
+        network, memory = self.network, memory - min(RESERVED, memory // 2)
+        features, entry, dtype = network.sample()
+        if self.form in ("trace", "diagonal") and features > memory / FEW:
+            network = network.in_one()
+            features, entry, dtype = network.sample()
         pair = math.prod(entry) * np.dtype(dtype).itemsize
         kept = features * (self.n1 if self.x2 is self.x1 else self.n2)
         room = memory - kept if kept <= memory / 2 else memory / 2
@@ -109,7 +117,7 @@ class Job:
             known = features * (height + width) + 3 * pair * height * (1 if self.form == "self" else width)
             needed = float(known)
             if known <= room:
-                programs = self.network.compile(height, width)
+                programs = network.compile(height, width)
                 needed = programs.working
                 if needed <= room:
                     return programs, height, width
@@ -151,7 +159,8 @@ class Job:
         shared = (
             self.x2 is self.x1 and programs.rows is programs.columns
         )  # not so on a mesh of rows x columns
-        room = max(0, memory - programs.working) // max(1, programs.kept)
+        memory -= min(RESERVED, memory // 2) + programs.working
+        room = max(0, memory) // max(1, programs.kept)
         first = self.n2 - room * width  # columns from here on are kept
         cache: dict[int, PyTree] = {}
 
