@@ -50,7 +50,7 @@ def test_parametrizations_notebook():
 
 @pytest.mark.slow
 def test_kernels_notebook():
-    """The finite kernel nears the infinite one at the printed rate, the prediction holds, verdicts are right."""
+    """The finite kernel nears the infinite one at the printed rate, and prediction and verdicts hold."""
     [path] = [path for path in NOTEBOOKS if path.stem == "02_kernels"]
     printed = text(execute(path))
     [slope, error] = re.search(r"measured (-[\d.]+) \+- ([\d.]+)", printed).groups()
