@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from widelimit.kernels import analytic
 from widelimit.kernels.dynamics import (
     ensemble,
     gp_inference,
@@ -16,6 +17,8 @@ from widelimit.kernels.dynamics import (
     leave_one_out,
     log_marginal_likelihood,
 )
+from widelimit.models import MLPConfig
+from widelimit.scaling import ntk
 
 KERNEL, TARGETS = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([1.0, 3.0])
 EVERY = {
@@ -125,6 +128,31 @@ def test_what_is_no_kernel_is_refused(run):
         run(KERNEL.astype(complex), TARGETS)
 
 
+@pytest.mark.parametrize("activation", ["relu", "erf", "gelu"])
+def test_kernels_of_networks_on_duplicate_and_zero_inputs(activation):
+    """analytic.kernel of such inputs, float16 too: the duplicate changes nothing, and nothing is NaN."""
+    config = MLPConfig(
+        inputs=3, outputs=1, width=8, base_width=1, parametrization=ntk(), activation=activation, bias_std=0.1
+    )
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(4, 3)), np.zeros((1, 3)), rng.normal(size=(2, 3))]).astype("float16")
+    y, order = (
+        rng.normal(size=(5, 1)),
+        [0, 1, 2, 3, 4, 0, 5, 6],
+    )  # training points, one of them twice, test points
+    once, twice = analytic.kernel(config, x), analytic.kernel(config, x[order])
+    alone = ensemble(once.nngp, once.ntk, y, [np.inf])
+    again = ensemble(twice.nngp, twice.ntk, np.concatenate([y, y[:1]]), [np.inf])
+    np.testing.assert_allclose(again.mean[0], alone.mean[0][order], atol=1e-6)
+    np.testing.assert_allclose(again.covariance[0], alone.covariance[0][order][:, order], atol=1e-6)
+    fit = kernel_regression(twice.ntk[:6, :6], np.concatenate([y, y[:1]]), test=twice.ntk[6:, :6])
+    np.testing.assert_allclose(fit.test, alone.mean[0, 5:], atol=1e-6)
+    assert fit.rank == 5
+    posterior, same = gp_inference(once.nngp, y), gp_inference(twice.nngp, np.concatenate([y, y[:1]]))
+    np.testing.assert_allclose(posterior.mean, same.mean, atol=1e-6)
+    np.testing.assert_allclose(posterior.covariance, same.covariance, atol=1e-6)
+
+
 def test_targets_and_points_that_do_not_fit_are_refused():
     """Each sentence gives the shape that was expected, with the numbers of this kernel."""
     with pytest.raises(ValueError, match=r"targets must have shape \[2, O\] .* got \(3,\)"):
@@ -145,8 +173,12 @@ def test_targets_and_points_that_do_not_fit_are_refused():
         ensemble(KERNEL, np.eye(3), TARGETS[:1], 1.0)
     with pytest.raises(ValueError, match="nngp must have shape .P, P., one for all outputs"):
         gp_inference(np.einsum("ij,op->ijop", KERNEL, np.eye(3)), TARGETS)
+    indefinite = np.array([[1.0, 3.0], [3.0, 2.0]])
     with pytest.raises(ValueError, match="gives a point the variance -7"):
-        gp_inference([[1.0, 3.0], [3.0, 2.0]], [1.0])
+        gp_inference(indefinite, [1.0])
+    for form in ("full", "diagonal"):
+        with pytest.raises(ValueError, match="gives a point the variance -7"):
+            ensemble(indefinite, indefinite, [1.0], np.inf, form=form)
 
 
 @pytest.mark.parametrize("times", [[-1.0], [np.nan], [[1.0]]])

@@ -118,6 +118,18 @@ def test_one_eigenvalue_by_hand(x, momentum, nesterov, steps):
         close(path.test[0, 0], star, 1e-9 * max(1.0, abs(f)))
 
 
+def test_small_eigenvalues_lose_no_digits():
+    """A test point may lean on a direction with eigenvalue 1e-12 by its root, 1e-6: no 1 - (1 - x) there."""
+    x, cross = np.diag([1.0, 1e-12]), [[0.0, 1e-6]]
+    y = [0.0, 1.0]
+    path = gradient_descent(x, y, 2.0, 3, test=cross)
+    np.testing.assert_allclose(path.test, [[1e-6 * (3 - 3e-12)]], rtol=1e-14)
+    flow = gradient_flow(x, y, 6.0, test=cross)
+    np.testing.assert_allclose(flow.test, [[1e-6 * (3 - 4.5e-12)]], rtol=1e-14)
+    slow = gradient_descent(x, y, 2.0, 3, momentum=0.5, test=cross)  # 1 + 1.5 + 1.75 of velocity
+    np.testing.assert_allclose(slow.test, [[1e-6 * 4.25]], rtol=1e-11)
+
+
 @pytest.mark.parametrize("momentum, nesterov", MOMENTA)
 def test_the_largest_rate_separates_learning_from_divergence(momentum, nesterov):
     """1% below, the loss goes to zero in the end; 1% above, it grows without bound, and says so."""

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from widelimit.kernels import analytic
 from widelimit.kernels.dynamics import descend, ensemble, largest_rate
+from widelimit.models import MLPConfig
+from widelimit.scaling import ntk
 
 
 def relu_kernels(x):
@@ -50,15 +53,15 @@ def test_mean_and_variance_are_the_closed_form(k, m):
     """The ensemble at t = inf, and after enough steps, has the moments of the formula at every output."""
     order = np.random.default_rng(k).permutation(k)
     x, y = problem(k, m, order)
-    nngp, ntk = relu_kernels(x)
+    nngp, tangent = relu_kernels(x)
     mu_in, mu_out, variance = closed_form(k, m)
     if (k, m) in PUBLISHED:
         np.testing.assert_allclose(
             (mu_in, mu_out, variance), PUBLISHED[k, m], rtol=0, atol=1e-7
         )  # one is cut, not rounded
     expected = np.where(np.arange(k) < m, mu_in, mu_out) @ y
-    rate = 0.9 * largest_rate(ntk[:k, :k])
-    for found in (ensemble(nngp, ntk, y, np.inf), ensemble(nngp, ntk, y, 2000, rate=rate)):
+    rate = 0.9 * largest_rate(tangent[:k, :k])
+    for found in (ensemble(nngp, tangent, y, np.inf), ensemble(nngp, tangent, y, 2000, rate=rate)):
         np.testing.assert_allclose(found.mean[0, -1], expected, atol=1e-12)
         np.testing.assert_allclose(found.covariance[0, -1, -1], variance, rtol=1e-11)
         np.testing.assert_allclose(found.mean[0, :k], y, atol=1e-12)
@@ -94,3 +97,22 @@ def test_finite_networks_have_these_moments():
     assert np.abs(z).max() < 3.5  # five outputs
     pooled = star.var(0, ddof=1).mean()
     assert abs(pooled / variance - 1) < 3 * np.sqrt(2 / (k * (seeds - 1)))
+
+
+def test_the_kernels_are_those_of_our_own_config():
+    """analytic.kernel of the same network: input weights of std 1/sqrt(k) need a rate of 1/k."""
+    x, _ = problem(6, 4, np.arange(6))
+    config = MLPConfig(
+        inputs=6,
+        outputs=6,
+        width=64,
+        base_width=1,
+        parametrization=ntk(),
+        depth=1,
+        activation="relu",
+        bias=False,
+    )
+    rates = {"Dense_0": {"kernel": 1 / 6}, "Dense_1": {"kernel": 1.0}}
+    found = analytic.kernel(config, x, rates=rates)
+    for ours, closed in zip((found.nngp, found.ntk), relu_kernels(x), strict=True):
+        np.testing.assert_allclose(ours, closed, atol=1e-9)  # arccos near 1 keeps half the digits

@@ -127,7 +127,7 @@ def ensemble(
         raise ValueError(f'form must be "full" or "diagonal"; got {form!r}.')
     if rate is None and (momentum != 0.0 or nesterov):
         raise ValueError("Momentum needs a rate: gradient flow has none.")
-    kernel, y, samples, _ = _joint(nngp, targets, "nngp")
+    kernel, y, samples, precision = _joint(nngp, targets, "nngp")
     tangent, eps = as_float64(ntk, "ntk")
     if tangent.ndim != 2 or len(tangent) != len(kernel) or tangent.shape[1] not in (samples, len(kernel)):
         raise ValueError(
@@ -145,7 +145,7 @@ def ensemble(
         left, dual = descent_factors(modes, samples, float(rate), steps, float(momentum), nesterov)
     rank = int((modes.values > modes.floor).sum())
     moments = [
-        _trained(kernel, tangent, modes.vectors, y.reshape(samples, -1), *factors, form)
+        _trained(kernel, tangent, modes.vectors, y.reshape(samples, -1), *factors, form, precision)
         for factors in zip(left, dual, strict=True)
     ]
     mean = np.stack([m for m, _ in moments]).reshape(-1, len(kernel), *y.shape[1:])
@@ -160,6 +160,7 @@ def _trained(
     left: np.ndarray,
     dual: np.ndarray,
     form: str,
+    eps: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance at one time; the training points' own rows come without cancellation."""
     samples, points = len(targets), len(kernel)
@@ -171,14 +172,14 @@ def _trained(
         mean = np.concatenate([targets - change[:samples, :samples] @ targets, gain @ targets])
         spread = change @ kernel
         if form == "diagonal":
-            covariance = np.maximum(np.einsum("ij,ij->i", spread, change), 0.0)
+            covariance = np.einsum("ij,ij->i", spread, change)
         else:
             covariance = spread @ change.T
-            covariance = 0.5 * (covariance + covariance.T)
-            np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0.0))
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        mean, covariance = np.full_like(mean, np.inf), np.full_like(covariance, np.inf)
-    return mean, covariance
+        return np.full_like(mean, np.inf), np.full_like(covariance, np.inf)
+    if form == "diagonal":
+        return mean, _variances(covariance, kernel, eps)
+    return mean, _semi_definite(covariance, kernel, eps)
 
 
 def _joint(kernel: Any, targets: Any, name: str) -> tuple[np.ndarray, np.ndarray, int, float]:
@@ -195,14 +196,18 @@ def _joint(kernel: Any, targets: Any, name: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _semi_definite(covariance: np.ndarray, kernel: np.ndarray, eps: float) -> np.ndarray:
-    """Sets variances that rounding made negative to zero, and refuses those that are more."""
-    variances = np.diag(covariance)
-    allowed = 10 * rounding(eps, len(kernel)) * float(np.abs(np.diag(kernel)).max())
-    if variances.size and variances.min() < -allowed:
-        raise ValueError(
-            f"nngp must be positive semi-definite; it gives a point the variance {variances.min():.3g}, more "
-            f"than rounding ({allowed:.1g}) below zero. Compute the kernel of all points in one go."
-        )
+    """Symmetrises, and sets variances that rounding made negative to zero."""
     covariance = 0.5 * (covariance + covariance.T)
-    np.fill_diagonal(covariance, np.maximum(variances, 0.0))
+    np.fill_diagonal(covariance, _variances(np.diag(covariance), kernel, eps))
     return covariance
+
+
+def _variances(values: np.ndarray, kernel: np.ndarray, eps: float) -> np.ndarray:
+    """Sets what rounding made negative to zero, and refuses what is more."""
+    size = float(max(np.abs(np.diag(kernel)).max(), np.abs(values).max(initial=0.0)))
+    if values.min(initial=0.0) < -10 * rounding(eps, len(kernel)) * size:
+        raise ValueError(
+            f"nngp must be positive semi-definite; it gives a point the variance {values.min():.3g}, "
+            "which is more than rounding. Compute the kernel of all points in one go."
+        )
+    return np.maximum(values, 0.0)
