@@ -1,10 +1,13 @@
-"""What the benchmarks share: where they ran, a median with its interval, a table beside a JSON file."""
+"""What the benchmarks share: where they ran, processes, a median with its interval, tables and JSON files."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import subprocess
+import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +16,48 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, Any]
+
+
+class Worker:
+    """One side of a comparison: a process that answers lines of JSON, the first of them unasked."""
+
+    def __init__(self, *command: str | Path):
+        self._process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # XLA finds fault with every program it loads from a cache, even on the machine that wrote it.
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+        self.first = self.answer()
+
+    def ask(self, request: Row) -> None:
+        """Sends a line."""
+        assert self._process.stdin is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+
+    def answer(self, limit: float | None = None) -> Row:
+        """Waits for the next line; ends the process after a number of seconds, and says when it has died."""
+        assert self._process.stdout is not None
+        timer = threading.Timer(limit, self._process.kill) if limit else None
+        if timer:
+            timer.start()
+        line = self._process.stdout.readline()
+        late = timer is not None and not timer.is_alive()
+        if timer:
+            timer.cancel()
+        if not line and late:
+            raise TimeoutError(f"no answer in {limit:.0f} seconds")
+        if not line:
+            sys.exit(f"{self._process.args!r} stopped with code {self._process.wait()}; see its error above.")
+        return dict(json.loads(line))
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.communicate()
 
 
 def environment() -> Row:

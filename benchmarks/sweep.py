@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Row, median, report
+from benchmarks.common import Row, Worker, median, report
 from widelimit.training.data import batch_table, digits
 
 BASE_WIDTH = 64
@@ -41,40 +39,6 @@ OURS = [sys.executable, "-m", "benchmarks.jax_sweep"]
 TORCH = str(Path(__file__).with_name("torch_sweep.py"))
 CORES = os.cpu_count() or 1
 Answer = dict[str, Any]
-
-
-class Worker:
-    """One side of the comparison: a process that times a pass over the grid whenever it is asked."""
-
-    def __init__(self, command: list[str], problem: Path, *options: str):
-        self._process = subprocess.Popen(
-            [*command, str(problem), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # XLA finds fault with every program it loads from a cache, even on the machine that wrote it.
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        self.versions = self.answer()
-
-    def ask(self, request: Row) -> None:
-        """Starts a pass over the grid."""
-        assert self._process.stdin is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-
-    def answer(self) -> Answer:
-        """Waits for the next line of JSON, or says that the process has died."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit(f"{self._process.args!r} stopped with code {self._process.wait()}; see its error above.")
-        return dict(json.loads(line))
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._process.communicate()
 
 
 def together(workers: list[Worker], request: Row) -> Answer:
@@ -145,14 +109,14 @@ def measure(width: int, directory: Path, flags: argparse.Namespace) -> list[Row]
     head = {"width": width, "batch": flags.batch}
     with ExitStack() as stack:
         start = stack.enter_context
-        ours = start(Worker(OURS, problem))
+        ours = start(Worker(*OURS, problem))
         together([ours], request)
         if not flags.torch_python:
             speeds = [together([ours], request)["speed"] for _ in range(flags.repeats)]
             return [head | {"compiling": "excluded", "widelimit (steps/s)": median(speeds)[0]}]
 
-        torch = start(Worker([flags.torch_python, TORCH], problem))
-        head |= torch.versions
+        torch = start(Worker(flags.torch_python, TORCH, problem))
+        head |= torch.first
         way = fastest(torch, flags.optimizer)
         run = lambda: together([ours], request)  # noqa: E731
         row = compare(run, lambda: together([torch], way), flags.repeats)
@@ -163,7 +127,7 @@ def measure(width: int, directory: Path, flags: argparse.Namespace) -> list[Row]
             write_problem(directory / f"{width}-{i}.npz", width, flags, slice(i, None, CORES))
             for i in range(CORES)
         ]
-        several = [start(Worker([flags.torch_python, TORCH], share)) for share in shares]
+        several = [start(Worker(flags.torch_python, TORCH, share)) for share in shares]
         single = way | {"threads": 1}
         together(several, single)
         row = compare(run, lambda: together(several, single), flags.repeats)
@@ -176,11 +140,11 @@ def first_passes(problem: Path, way: Row, cache: Path, flags: argparse.Namespace
     """Compares first passes of fresh processes, imports aside, with an empty and a warm compilation cache."""
 
     def ours(folder: str) -> Answer:
-        with Worker(OURS, problem, folder) as worker:
+        with Worker(*OURS, problem, folder) as worker:
             return together([worker], {"optimizer": flags.optimizer})
 
     def torch() -> Answer:
-        with Worker([flags.torch_python, TORCH], problem) as worker:
+        with Worker(flags.torch_python, TORCH, problem) as worker:
             return together([worker], way)
 
     empty, warm = (f"{cache}-{number}" for number in itertools.count(1)), f"{cache}-0"
