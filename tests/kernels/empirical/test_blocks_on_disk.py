@@ -255,3 +255,55 @@ def test_a_full_disk_keeps_what_is_finished(small, tmp_path, monkeypatch):
     assert len(done) == 3  # 5 rows; then twice 5 rows and 5 mirrored ones
     theta = empirical.ntk_in_blocks(apply, params, x, file=tmp_path / "K.npy")
     np.testing.assert_array_equal(theta, empirical.ntk_in_blocks(apply, params, x))
+
+
+MEMORY = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    import jax, jax.numpy as jnp, numpy as np
+    from widelimit.kernels import empirical
+
+    def peak():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+    def apply(params, x):
+        return jax.nn.relu(jax.nn.relu(x @ params[0]) @ params[1]) @ params[2]
+
+    sizes = [64, {width}, {width}, 10]
+    random = np.random.default_rng(0)
+    params = [random.normal(size=s).astype(np.float32) / s[0] ** 0.5 for s in zip(sizes, sizes[1:])]
+    x = random.normal(size=({n}, 64)).astype(np.float32)
+    jnp.ones((64, 64)).dot(jnp.ones((64, 64))).block_until_ready()  # the backend and its threads are there
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = peak()
+    empirical.ntk_in_blocks(apply, params, x, form={form!r}, memory="200MiB", file={file!r})
+    print(peak() - before)
+    one = lambda params, x: empirical.ntk(apply, params, x, form={form!r})
+    whole = jax.jit(one).lower(params, x).compile().memory_analysis()
+    print((whole.temp_size_in_bytes + whole.output_size_in_bytes) / 2**20)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak memory from Linux")
+@pytest.mark.parametrize(
+    "form, n, width, on_disk",
+    [("full", 700, 128, True), pytest.param("trace", 4000, 512, False, marks=pytest.mark.slow)],
+)
+def test_memory_stays_within_the_budget(tmp_path, form, n, width, on_disk):
+    """A process grows by less than 200 MiB, where the kernel at once takes far more."""
+    code = MEMORY.format(
+        tests=str(Path(__file__).parent),
+        form=form,
+        n=n,
+        width=width,
+        file=str(tmp_path / "K.npy") if on_disk else None,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    grown, at_once = map(float, done.stdout.split())
+    print(grown, at_once)
+    assert grown < 200 and at_once > 400

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from widelimit.kernels.empirical import checks
-from widelimit.kernels.empirical.budget import parse_bytes, show_bytes
+from widelimit.kernels.empirical.budget import for_arrays, show_bytes
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.identity import identity
 from widelimit.kernels.empirical.plan import Apply
@@ -59,8 +59,9 @@ def ntk_in_blocks(
         x2: inputs with leading axis N2; None is x1.
         form: of the result, as for ``ntk``.
         rates: learning rate of each parameter, as for ``ntk``.
-        memory: what this call may take beside its inputs and the compiled programs, in bytes or as text:
-            a result in memory, kept features and tiles under way. With ``mesh``, of each device.
+        memory: by how much this call may let the process grow, in bytes or as text: a result in memory, kept
+            features, tiles under way, and 96 MiB for compiling and what malloc holds (half of the memory
+            where that is less). With ``mesh``, of each device.
         file: path of a .npy file for the result; its pages are the disk's, not counted as memory.
         dtype: "float32" or "float64", to which parameters and inputs are converted first, as for ``ntk``.
         progress: True for a bar with the remaining time, a class like tqdm, or a function that is called with
@@ -86,7 +87,7 @@ def ntk_in_blocks(
     checks.parameters(params)
     if dtype is not None and np.dtype(dtype).name not in ("float32", "float64"):
         raise ValueError(f"dtype must be 'float32', 'float64' or None; got {dtype!r}.")
-    available, rates = parse_bytes(memory), checks.scales(rates, params)
+    available, rates = for_arrays(memory), checks.scales(rates, params)
     x1 = jax.tree.map(np.asarray, x1)
     x2 = x1 if x2 is None else jax.tree.map(np.asarray, x2)
     with _wide(params, dtype):
@@ -101,8 +102,9 @@ def ntk_in_blocks(
             size = math.prod(shape) * np.dtype(numbers).itemsize
             if size >= available:
                 raise ValueError(
-                    f"A kernel of shape {final} takes {show_bytes(size)}, which leaves nothing of the memory "
-                    f"of {show_bytes(available)}; pass file='kernel.npy' to have it on disk, or more memory."
+                    f"A kernel of shape {final} takes {show_bytes(size)}, which leaves nothing of the "
+                    f"{show_bytes(available)} that memory={memory!r} has for arrays; pass file='kernel.npy' "
+                    "to have it on disk, or more memory."
                 )
             result, available = InMemory(shape, final, numbers), available - size
         else:

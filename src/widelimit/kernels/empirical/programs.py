@@ -79,7 +79,7 @@ class Network:
         self._shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self._params)
 
     def in_one(self) -> Network:
-        """Returns the same with outputs taken in pieces: nothing is kept between tiles, features are inputs."""
+        """Returns the same with outputs taken in pieces, and nothing kept between tiles."""
         other = copy.copy(self)
         other._in_one = True
         return other

@@ -22,9 +22,6 @@ PyTree = Any
 LARGEST = 64 * 2**20  # bytes of a tile: larger ones are no faster
 BLOCKS = 16  # on a side, or the squares on the diagonal, of which half is waste, are too large a part
 FEW = 128  # features of fewer samples than this fit: better to take the outputs in pieces
-RESERVED = (
-    96 * 2**20
-)  # bytes that tracing, compiling and the gaps of malloc take (measured on CPU: 65 to 90 MiB)
 SMALLEST = 256  # samples of a block: below, such waste matters less than many small products
 
 
@@ -101,7 +98,7 @@ class Job:
         Raises:
             ValueError: if not even a tile of the fewest samples fits.
         """
-        network, memory = self.network, memory - min(RESERVED, memory // 2)
+        network = self.network
         features, entry, dtype = network.sample()
         if self.form in ("trace", "diagonal") and features > memory / FEW:
             network = network.in_one()
@@ -159,8 +156,7 @@ class Job:
         shared = (
             self.x2 is self.x1 and programs.rows is programs.columns
         )  # not so on a mesh of rows x columns
-        memory -= min(RESERVED, memory // 2) + programs.working
-        room = max(0, memory) // max(1, programs.kept)
+        room = max(0, memory - programs.working) // max(1, programs.kept)
         first = self.n2 - room * width  # columns from here on are kept
         cache: dict[int, PyTree] = {}
 
