@@ -82,9 +82,7 @@ def top_eigenpairs(
         spent = 0
         # One pass, unless it ends in an invariant subspace: then it goes on in what is left.
         while True:
-            key, subkey = jax.random.split(key)
-            start = jax.random.normal(subkey, (size,), operator.dtype)
-            q, (diagonal, offdiagonal, valid) = _krylov(operator, start, _padded(basis), steps)
+            q, (diagonal, offdiagonal, valid) = _krylov(operator, key, len(basis), _padded(basis), steps)
             count = min(int(valid), size - len(basis))
             spent += steps
             _check_finite(diagonal[:count], offdiagonal[: count - 1])
@@ -170,11 +168,12 @@ def _block_diagonal(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return both
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=4)
 def _krylov(
-    operator: KernelOperator, start: jax.Array, basis: jax.Array, steps: int
+    operator: KernelOperator, key: jax.Array, rows: int, basis: jax.Array, steps: int
 ) -> tuple[jax.Array, Tridiagonal]:
-    """Runs Lanczos in the orthogonal complement of an invariant subspace."""
+    """Runs Lanczos from a random start in the orthogonal complement of an invariant subspace of some rows."""
+    start = jax.random.normal(jax.random.fold_in(key, rows), (operator.size,), operator.dtype)
 
     def project(v: jax.Array) -> jax.Array:
         v = v - (basis @ v) @ basis
