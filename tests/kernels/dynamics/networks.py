@@ -26,6 +26,7 @@ def network(width=16, activation="tanh", dtype="float64"):
     model = models.MLP(config)
     x = jax.random.normal(jax.random.key(2), (5, 3), dtype)
 
+    @jax.jit
     def apply(params, x):
         return model.apply({"params": params, "multipliers": rules.multiplier}, x)
 

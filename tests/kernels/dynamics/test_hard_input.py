@@ -95,9 +95,33 @@ def test_negative_eigenvalues_from_rounding_are_zero(run):
         assert np.linalg.eigvalsh(kernel)[0] < 0
         assert np.isfinite(run(kernel, TARGETS)).all()
         np.testing.assert_allclose(kernel_regression(kernel, TARGETS).train, [2.0, 2.0], atol=20 * size)
+        losses = gradient_flow(kernel, TARGETS, np.logspace(0, 20, 200)).loss
+        assert losses.max() <= losses[0] * (1 + 1e-14)  # e^(-lam t) with lam < 0 would grow
         np.testing.assert_allclose(
             gradient_flow(kernel, TARGETS, np.inf).train[0], [2.0, 2.0], atol=20 * size
         )
+
+
+def test_eigenvalues_that_are_rounding_are_not_inverted():
+    """Contradictory targets of three near-duplicates are averaged, whatever the noise of the kernel is."""
+    y = np.array([1.0, 3.0, 8.0])
+    noisy = np.ones((3, 3)) + 1e-9 * np.array(
+        [[-1, 1, 0], [1, -1, 0], [0, 0, 1.0]]
+    )  # beyond float64, as arccos
+    pivot = np.ones((3, 3)) + 4e-16 * np.diag([0.0, 1.0, 2.0])  # Cholesky succeeds
+    for kernel, allowed in ((noisy, 1e-8), (pivot, 1e-14)):
+        fit, flow = kernel_regression(kernel, y), gradient_flow(kernel, y, np.inf)
+        assert fit.rank == 1
+        np.testing.assert_allclose(fit.train, 4.0, atol=allowed)
+        np.testing.assert_allclose(flow.train[0], 4.0, atol=allowed)
+
+
+def test_a_ridge_is_taken_at_its_word():
+    """Below the rounding of a float32 kernel too: who sets one has judged the noise. Nothing is left out."""
+    fit = kernel_regression(np.ones((2, 2), "float32"), TARGETS, ridge=1e-8)
+    assert fit.rank == 2
+    np.testing.assert_allclose(fit.train, 2.0, atol=1e-7)
+    np.testing.assert_allclose(fit.coefficients, [-1e8, 1e8], rtol=1e-6)
 
 
 @pytest.mark.parametrize("run", [EVERY[name] for name in ("flow", "descent", "regression", "ensemble")])

@@ -146,6 +146,17 @@ def test_the_largest_rate_separates_learning_from_divergence(momentum, nesterov)
     )
 
 
+def test_a_direction_with_nothing_to_learn_does_not_diverge():
+    """Twice the largest rate, but the steep direction has no residual: the other one is learned."""
+    kernel, y = np.diag([1.0, 4.0]), [1.0, 0.0]
+    for momentum in (0.0, 0.5):
+        rate = 2 * largest_rate(kernel, momentum=momentum)
+        path = gradient_descent(kernel, y, rate, 10**5, momentum=momentum, test=[[0.5, 0.0]])
+        assert not path.diverged.any()
+        close(path.train[0], y)
+        close(path.test[0], [0.5])
+
+
 def test_many_steps_cost_no_more_than_few():
     """A billion steps of momentum equal the limit of the flow: powers of the recursion, not a loop."""
     model = linear(features=30)

@@ -50,7 +50,7 @@ def descent_factors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns p, the residual left after t steps, and q = (1 - p)/lam, both [T, n].
 
-    Infinite where the iteration has overflowed.
+    Not finite where the iteration has overflowed.
     """
     x = rate * spectrum.values / samples
     clock = rate / samples * steps / (1.0 - momentum)
@@ -107,6 +107,5 @@ def _recursion(
                 gap = int(steps[index] - done)
                 power = np.linalg.matrix_power(matrix, gap)
             state, done = np.einsum("nij,nj->ni", power, state), int(steps[index])
-            state = np.where(np.isnan(state), np.inf, state)
             left[index], dual[index] = state[:, 0], state[:, 2]
     return left, dual
