@@ -12,6 +12,7 @@ from experiments.ntk_convergence_networks import Task
 from experiments.ntk_convergence_theory import Limit, directions
 from widelimit.compare import (
     Estimate,
+    chi_square_score,
     mean_over_seeds,
     second_moment_scores,
     squared_length_of_mean,
@@ -39,7 +40,8 @@ class Ensemble:
     def join(rows: Sequence[Mapping[str, Any]]) -> Ensemble:
         """Returns the moments of all chunks together; the chunks of a width are of one size."""
         mean, square, second = (
-            np.mean([row[name] for row in rows], axis=0) for name in ("mean", "square", "second")
+            np.mean(np.array([row[name] for row in rows], float), axis=0)
+            for name in ("mean", "square", "second")
         )
         spread = np.sqrt(np.maximum(square - mean**2, 0.0))
         return Ensemble(sum(row["networks"] for row in rows), mean, spread, second)
@@ -69,14 +71,19 @@ class Bias:
     @staticmethod
     def join(rows: Sequence[Mapping[str, Any]]) -> Bias:
         """Returns what all chunks together say."""
-        controlled, plain = (np.array([row[name] for row in rows]) for name in ("controlled", "plain"))
+        controlled, plain = (np.array([row[name] for row in rows], float) for name in ("controlled", "plain"))
         points = controlled.shape[1]
         squares = [
-            np.array([row[f"{name}_square"] for row in rows]) / points for name in ("controlled", "plain")
+            np.array([row[f"{name}_square"] for row in rows], float) / points
+            for name in ("controlled", "plain")
         ]
+        networks = sum(row["networks"] for row in rows)
+        if not (np.isfinite(controlled).all() and np.isfinite(squares).all()):
+            none = Estimate(float("nan"), float("nan"))
+            return Bias(networks, none, none, none, float("nan"), float("nan"))
         means = [np.sum(means.mean(axis=0) ** 2) / points for means in (controlled, plain)]
         return Bias(
-            networks=sum(row["networks"] for row in rows),
+            networks=networks,
             bias=_root(squared_length_of_mean(controlled), points),
             plain=_root(squared_length_of_mean(plain), points),
             scatter=_root(mean_over_seeds(squares[0]), 1),
@@ -96,6 +103,8 @@ def scores(
 ) -> np.ndarray:
     """Returns independent z-scores of the trained ensemble's second moment against a Gaussian's.
 
+    They are NaN where a network has diverged.
+
     Args:
         task: what was learned.
         ensemble: the networks.
@@ -104,8 +113,15 @@ def scores(
         by: the covariance whose directions are judged; None is the predicted one.
     """
     basis = directions(task, covariance if by is None else by)
+    if not np.isfinite(ensemble.second).all():
+        return np.full(basis.shape[1] * (basis.shape[1] + 1) // 2, np.nan)
     moments = (basis.T @ ensemble.second @ basis, basis.T @ mean, basis.T @ covariance @ basis)
     return second_moment_scores(moments[0], ensemble.networks, moments[1], moments[2])
+
+
+def together(each: np.ndarray) -> float:
+    """Returns independent z-scores as one, that of their chi-square; NaN where a network has diverged."""
+    return chi_square_score(each) if np.isfinite(each).all() else float("nan")
 
 
 def expected_shift(count: int, networks: int, correction: float) -> float:

@@ -122,8 +122,8 @@ class Found:
         return pivot(self._networks[parametrization], name, ("seed", "width"))[0]
 
     def law(self, name: str, parametrization: str) -> PowerLaw:
-        """Returns the exponent of its root mean square over seeds; networks of different widths are apart."""
-        return fit_exponent(self.fitted, self.table(name, parametrization)[:, 1:], mean="rms", paired=False)
+        """Returns the exponent of its root mean square over seeds."""
+        return rms_law(self.fitted, self.table(name, parametrization)[:, 1:])
 
     def rms(self, name: str, parametrization: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the root mean square over seeds at each width, and its standard error."""
@@ -131,10 +131,28 @@ class Found:
         rms = np.sqrt(squares.mean(axis=0))
         return rms, squares.std(axis=0, ddof=1) / np.sqrt(len(squares)) / (2 * rms)
 
+    @property
+    def diverged(self) -> int:
+        """How many networks and chunks of networks have no finite outputs."""
+        bad = sum(bool(row["diverged"]) for rows in self._networks.values() for row in rows)
+        means = [one.mean for one in self.ensembles.values()]
+        return bad + sum(not np.isfinite(mean).all() for mean in means)
+
     def spectra(self, parametrization: str, when: str, width: int) -> np.ndarray:
         """Returns the kernels' eigenvalues, [S, N]."""
         rows = [row for row in self._networks[parametrization] if row["width"] == width]
-        return np.array([row[f"eigenvalues_{when}"] for row in sorted(rows, key=lambda row: row["seed"])])
+        kept = [row for row in sorted(rows, key=lambda row: row["seed"]) if not row["diverged"]]
+        return np.array([row[f"eigenvalues_{when}"] for row in kept])
+
+
+NO_LAW = PowerLaw(*(float("nan"),) * 5, 0, 2, float("nan"))  # of what diverged: claims on it are inconclusive
+
+
+def rms_law(widths: Sequence[int], values: np.ndarray) -> PowerLaw:
+    """Returns the exponent of a root mean square over seeds [S, W], which widths do not share."""
+    if not np.isfinite(values).all():
+        return NO_LAW
+    return fit_exponent(widths, values, mean="rms", paired=False)
 
 
 def mean_laws(found: Found, correction: bool = False) -> tuple[PowerLaw, PowerLaw]:
@@ -149,8 +167,8 @@ def mean_laws(found: Found, correction: bool = False) -> tuple[PowerLaw, PowerLa
     laws = []
     for each in ([one.bias for one in found.bias.values()], [one.scatter for one in found.bias.values()]):
         values, errors = (np.array([getattr(one, name) for one in each]) for name in ("value", "stderr"))
-        if not (values > 0).all():  # noise has hidden the bias: no exponent, and so no verdict
-            laws.append(PowerLaw(*(float("nan"),) * 5, len(widths), 2, float("nan")))
+        if not (values > 0).all():  # noise has hidden the bias, or a network diverged
+            laws.append(NO_LAW)
             continue
         law = fit_exponent(widths, values, correction=correction)
         stderr = float(np.sqrt(np.sum((weights * errors / values / np.log(2)) ** 2)))

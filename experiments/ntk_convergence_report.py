@@ -9,7 +9,7 @@ import numpy as np
 from experiments import ntk_convergence_ensembles as ensembles
 from experiments import ntk_convergence_tables as tables
 from experiments.ntk_convergence_fits import NAMES, QUANTITIES, Found, leverage, mean_laws
-from widelimit.compare import Claim, Summary, chi_square_score, family_quantile
+from widelimit.compare import Claim, Summary, family_quantile
 
 # Tolerances are fixed before a run: chance over all claims, plus what a relative correction of so much over
 # the width does to a slope. Pilots with other seeds found up to 15 / n, under muP; and 2.2 to 3.3 / n for the
@@ -40,7 +40,10 @@ def summarise(found: Found, captions: Mapping[str, str], seconds: float) -> Summ
         "were taken. Spreads and sizes of corrections, from which tolerances follow, come from pilots with "
         "other seeds."
     )
-    return Summary("ntk_convergence", config.preset, seconds, claims, tables.all_of(found), captions, [note])
+    notes = [note]
+    if found.diverged:
+        notes.append(f"{found.diverged} networks or ensembles diverged; claims on them are inconclusive.")
+    return Summary("ntk_convergence", config.preset, seconds, claims, tables.all_of(found), captions, notes)
 
 
 def _same_start(found: Found) -> Claim:
@@ -96,7 +99,7 @@ def _second_moment(found: Found) -> Claim:
         f"NTK: the ensemble's second moment at width {width} is the Gaussian process's",
         f"chi-square of {scores.size} independent z-scores, as one z-score",
         predicted=0.0,
-        measured=chi_square_score(scores),
+        measured=ensembles.together(scores),
         stderr=1.0,
         tolerance=chance + shift,
         why=f"Second moment: {chance:.2f} standard errors for chance over {CLAIMS} claims, and {shift:.2f} "

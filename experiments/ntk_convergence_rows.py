@@ -38,38 +38,57 @@ def of_network(
         limit: the prediction.
         measured: as ``networks.measure`` returns it.
     """
-    n, y = task.train, task.targets[:, 0].astype(float)
-    infinite = limit.ntk[:n, :n]
     reference = _symmetric(measured["ntk"]["kernel_0"])
     result = []
     for name, one in measured.items():
-        all_points = _symmetric(one["kernel_0"])
-        first, last = all_points[:n, :n], _symmetric(one["kernel_T"])[:n, :n]
-        outputs = one["outputs"].astype(float)
-        linear = linearised(task, all_points, outputs[0], y[:n])
-        errors = (outputs[-1] - y) ** 2 / 2
-        result.append(
-            {
-                "parametrization": name,
-                "fluctuation": spectra.relative_change(first, infinite),
-                "kernel": spectra.relative_change(last, first),
-                "features": float(one["features"]),
-                "gap": float(np.linalg.norm(outputs[-1] - linear) / np.linalg.norm(y)),
-                "cka": spectra.cka_gap(last, first),
-                "motion": float(one["motion"]),
-                "differs": spectra.relative_change(all_points, reference),
-                "train_loss": float(errors[:n].mean()),
-                "test_loss": float(errors[n:].mean()),
-                "trace_ratio": spectra.trace_ratio(last, first),
-                "alignment_0": spectra.alignment(first, y[:n], centred=True),
-                "alignment_T": spectra.alignment(last, y[:n], centred=True),
-                "rank_0": spectra.effective_rank(first),
-                "rank_T": spectra.effective_rank(last),
-                "eigenvalues_0": np.linalg.eigvalsh(first),
-                "eigenvalues_T": np.linalg.eigvalsh(last),
-            }
-        )
+        start = _symmetric(one["kernel_0"])
+        before = {
+            "parametrization": name,
+            "fluctuation": spectra.relative_change(
+                start[: task.train, : task.train], _train(task, limit.ntk)
+            ),
+            "differs": spectra.relative_change(start, reference),
+        }
+        diverged = not all(np.isfinite(array).all() for array in one.values())
+        after = dict.fromkeys(AFTER) if diverged else _after(task, start, one)
+        result.append({**before, **after, "diverged": diverged})
     return result
+
+
+AFTER = (
+    *("kernel", "features", "gap", "cka", "motion", "train_loss", "test_loss", "trace_ratio"),
+    *("alignment_0", "alignment_T", "rank_0", "rank_T", "eigenvalues_0", "eigenvalues_T"),
+)
+
+
+def _after(task: Task, start: np.ndarray, one: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns what training did to a network that has not diverged, in the order of ``AFTER``."""
+    y, outputs = task.targets[:, 0].astype(float), one["outputs"].astype(float)
+    first, last = _train(task, start), _train(task, _symmetric(one["kernel_T"]))
+    linear = linearised(task, start, outputs[0], y[: task.train])
+    errors, labels = (outputs[-1] - y) ** 2 / 2, y[: task.train]
+    values = (
+        spectra.relative_change(last, first),
+        float(one["features"]),
+        float(np.linalg.norm(outputs[-1] - linear) / np.linalg.norm(y)),
+        spectra.cka_gap(last, first),
+        float(one["motion"]),
+        float(errors[: task.train].mean()),
+        float(errors[task.train :].mean()),
+        spectra.trace_ratio(last, first),
+        spectra.alignment(first, labels, centred=True),
+        spectra.alignment(last, labels, centred=True),
+        spectra.effective_rank(first),
+        spectra.effective_rank(last),
+        np.linalg.eigvalsh(first),
+        np.linalg.eigvalsh(last),
+    )
+    return dict(zip(AFTER, values, strict=True))
+
+
+def _train(task: Task, kernel: np.ndarray) -> np.ndarray:
+    """Returns the kernel of the training points."""
+    return kernel[: task.train, : task.train]
 
 
 def _symmetric(kernel: np.ndarray) -> np.ndarray:
@@ -116,7 +135,9 @@ def power(config: Config, pilot: Sequence[Mapping[str, Any]]) -> dict[int, int]:
     beta, lengths, spreads = [], [], []
     for width in widths:
         own = [row for row in pilot if row["width"] == width]
-        means = np.array([row["controlled"] for row in own])
+        means = np.array([row["controlled"] for row in own], float)
+        if not np.isfinite(means).all():  # a network diverged: no exponent, however many there are
+            return {each: 3 * chunk(config.batch, each) for each in config.mean_widths}
         beta.append(width * means.mean(axis=0))
         lengths.append(width**2 * squared_length_of_mean(means).value)
         spreads.append(width * own[0]["networks"] * np.cov(means.T))

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from experiments import ntk_convergence_ensembles as ensembles
-from experiments.ntk_convergence_fits import QUANTITIES, Found, mean_laws
+from experiments.ntk_convergence_fits import QUANTITIES, Found, mean_laws, rms_law
 from experiments.ntk_convergence_networks import PARAMETRIZATIONS
-from widelimit.compare import chi_square_score, fit_exponent
 
 
 def all_of(found: Found) -> dict[str, list[dict[str, Any]]]:
@@ -64,7 +63,7 @@ def _other_exponents(found: Found) -> list[dict[str, Any]]:
             "change of the effective rank": found.table("rank_T", name) - found.table("rank_0", name),
         }
         for quantity, values in change.items():
-            law = fit_exponent(found.fitted, np.abs(values[:, 1:]), mean="rms", paired=False)
+            law = rms_law(found.fitted, np.abs(values[:, 1:]))
             row = {"parametrization": name, "quantity": quantity, "expected": expected}
             result.append({**row, "exponent": law.exponent, "stderr": law.stderr})
     if len(found.bias) < 3:
@@ -87,7 +86,7 @@ def _rivals(found: Found, width: int) -> list[dict[str, Any]]:
     for prediction, (mean, covariance) in ensembles.predictions(found.task, found.limit).items():
         scores = ensembles.scores(found.task, one, mean, covariance, by=found.limit.covariance[-1])
         row = {"width": width, "networks": one.networks, "prediction": prediction, "scores": scores.size}
-        result.append({**row, "z of chi-square": chi_square_score(scores)})
+        result.append({**row, "z of chi-square": ensembles.together(scores)})
     return result
 
 
