@@ -1,0 +1,111 @@
+"""The residual network: its formula, its roles, and what it is at the ends of its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from widelimit.models import MLP, MLPConfig, ResidualMLP, ResidualMLPConfig, initialise, leaves, rules
+from widelimit.scaling import Leaf, Role, mup, ntk, probe
+
+PHI = np.tanh
+
+
+def residual(**changes):
+    """A small residual network, as wide as its inputs so that shapes could not tell its layers apart."""
+    fields = {"inputs": 4, "outputs": 2, "width": 12, "base_width": 4, "parametrization": mup(table=8)}
+    return ResidualMLPConfig(**{**fields, "bias_std": 0.5, **changes})
+
+
+def parameters(config, seed=0):
+    """Raw weights, float64 arrays of NumPy."""
+    drawn = initialise(jax.random.key(seed), rules(config))
+    return jax.tree.map(lambda array: np.asarray(array, np.float64), drawn)
+
+
+@pytest.mark.parametrize("branch_depth", [1, 2])
+@pytest.mark.parametrize("final", [True, False])
+def test_the_formula(branch_depth, final):
+    """h <- h + s branch(h), branches of one and two layers, readout of phi(h) or h; s = 1/sqrt(depth)."""
+    config = residual(branch_depth=branch_depth, final_activation=final, depth=3)
+    raw, multiplier = parameters(config), rules(config).multiplier
+    x = np.random.default_rng(0).normal(size=(5, 4))
+
+    def dense(index, h):
+        w, m = raw[f"Dense_{index}"], multiplier[f"Dense_{index}"]
+        return m["kernel"] * h @ w["kernel"] + m["bias"] * w["bias"]
+
+    h = dense(0, x)
+    for block in range(3):
+        branch = h
+        for layer in range(branch_depth):
+            branch = dense(1 + block * branch_depth + layer, PHI(branch))
+        h = h + branch / 3**0.5
+    expected = dense(1 + 3 * branch_depth, PHI(h) if final else h)
+    with jax.enable_x64(True):
+        variables = {"params": jax.tree.map(jnp.asarray, raw), "multipliers": multiplier}
+        found = ResidualMLP(config).apply(variables, jnp.asarray(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "config", [residual(depth=3), residual(branch_depth=2, bias=False), residual(width=4)]
+)
+def test_declared_leaves_are_the_parameters(config):
+    """Paths and shapes are those of the module's parameters, and probing it finds the same roles."""
+    made = jax.eval_shape(ResidualMLP(config).init, jax.random.key(0), jnp.ones((1, 4)))["params"]
+    declared = leaves(config)
+    assert jax.tree.structure(made) == jax.tree.structure(declared)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(declared)]
+    assert shapes == [array.shape for array in jax.tree.leaves(made)]
+
+    def at(width):
+        return dataclasses.replace(config, width=width)
+
+    def init(width):
+        return ResidualMLP(at(width)).init(jax.random.key(0), jnp.ones((1, 4)))["params"]
+
+    def apply(width, params, x):
+        return ResidualMLP(at(width)).apply({"params": params, "multipliers": rules(at(width)).multiplier}, x)
+
+    if config.width != config.base_width:  # the probe tells growing axes apart by size
+        found = probe(init, apply, jnp.ones((5, 4)), width=12, base_width=4)
+        assert [leaf.role for leaf in jax.tree.leaves(found)] == [
+            leaf.role for leaf in jax.tree.leaves(declared)
+        ]
+    assert all(isinstance(leaf, Leaf) for leaf in jax.tree.leaves(declared))
+
+
+def test_roles():
+    """The input layer is input-like, the stream's layers are hidden, the readout output-like."""
+    kernels = [layer["kernel"].role for layer in leaves(residual(depth=2, branch_depth=2)).values()]
+    assert kernels == [Role.INPUT, *[Role.HIDDEN] * 4, Role.OUTPUT]
+
+
+def test_without_branches_it_is_one_hidden_layer():
+    """At branch_scale 0 the branches fall away: f = W_out phi(W_in x + b) + b, an MLP of depth 1."""
+    config = residual(branch_scale=0.0, depth=2, parametrization=ntk())
+    plain = MLPConfig(
+        inputs=4, outputs=2, width=12, base_width=4, parametrization=ntk(), depth=1, bias_std=0.5
+    )
+    params, x = initialise(jax.random.key(0), rules(config)), jnp.ones((3, 4))
+    kept = {"Dense_0": params["Dense_0"], "Dense_1": params["Dense_3"]}
+    one = ResidualMLP(config).apply({"params": params, "multipliers": rules(config).multiplier}, x)
+    two = MLP(plain).apply({"params": kept, "multipliers": rules(plain).multiplier}, x)
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+def test_what_is_wrong_is_said():
+    """Wrong settings raise at once, in one sentence."""
+    with pytest.raises(ValueError, match="branch_depth must be 1 or 2; got 3"):
+        residual(branch_depth=3)
+    with pytest.raises(ValueError, match="branch_scale is a number, 0 or more, or None; got -1"):
+        residual(branch_scale=-1)
+    with pytest.raises(ValueError, match="depth must be a positive integer; got 0"):
+        residual(depth=0)
+    with pytest.raises(ValueError, match="activation must be a function or one of"):
+        residual(activation="swishy")
