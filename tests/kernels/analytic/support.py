@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from widelimit import models, scaling
@@ -19,7 +17,7 @@ PARAMETRIZATIONS = {
 }
 
 # Every weight ~ N(0, 1) behind 1/sqrt(fan_in), at every width: the parametrization of the kernel papers.
-THEORY = dataclasses.replace(scaling.ntk(), form="absolute", unit_variance=True)
+THEORY = scaling.ntk(unit_variance=True)
 
 
 def mlp(parametrization=THEORY, **changes):
