@@ -6,14 +6,18 @@ from widelimit.figures.curves import training_curves
 from widelimit.figures.eigenvalues import eigenvalues_before_and_after
 from widelimit.figures.exponents import exponents_against_theory
 from widelimit.figures.optimum import loss_against_rate, optimum_against_width
+from widelimit.figures.samples import error_against_samples
+from widelimit.figures.scales import measures_against_scale
 from widelimit.figures.style import CATEGORIES, new_figure, ordered_colors, style
 
 __all__ = [
     "CATEGORIES",
     "eigenvalues_before_and_after",
+    "error_against_samples",
     "errors_against_width",
     "exponents_against_theory",
     "loss_against_rate",
+    "measures_against_scale",
     "new_figure",
     "optimum_against_width",
     "ordered_colors",
