@@ -122,6 +122,12 @@ def test_a_ridge_is_taken_at_its_word():
     assert fit.rank == 2
     np.testing.assert_allclose(fit.train, 2.0, atol=1e-7)
     np.testing.assert_allclose(fit.coefficients, [-1e8, 1e8], rtol=1e-6)
+    below = np.ones((2, 2), "float32") - np.float32(1e-6) * np.eye(
+        2, dtype="float32"
+    )  # and under its rounding
+    fit = kernel_regression(below, TARGETS, ridge=1e-7)
+    assert fit.rank == 2
+    np.testing.assert_allclose(fit.coefficients, [-1e7, 1e7], rtol=1e-6)
 
 
 @pytest.mark.parametrize("run", [EVERY[name] for name in ("flow", "descent", "regression", "ensemble")])
