@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.kernels.spectra.problem import inputs, jacobian_kernel, network, weights, with_spectrum
 from widelimit.kernels.spectra import (
@@ -42,6 +43,22 @@ def test_kernel_of_a_network_in_both_precisions():
         assert (
             top.vectors.shape == (6, *theta.vector_shape) and top.residuals.max() < tolerance * dense[0] * 10
         )
+
+
+def test_sharded_data_give_the_same_eigenvalues():
+    """Samples over 8 devices: Lanczos runs as it does on one."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    x = jax.device_put(inputs(), NamedSharding(mesh, PartitionSpec("data")))
+    one, eight = (top_eigenpairs(operator(network, weights(), part), 3, key=KEY) for part in (inputs(), x))
+    np.testing.assert_allclose(eight.values, one.values, rtol=1e-5)
+
+
+def test_one_sample():
+    """A kernel of one number: its value is the squared norm of the gradient."""
+    theta = operator(lambda p, x: jnp.sin(x) @ p, jnp.ones(3), jnp.array([[1.0, 2.0, 3.0]]))
+    top = top_eigenpairs(theta, 1, key=KEY)
+    np.testing.assert_allclose(top.values, [np.sum(np.sin([1.0, 2, 3]) ** 2)], rtol=1e-6)
+    np.testing.assert_allclose(np.abs(top.vectors), [[[1.0]]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [4, 8])
@@ -93,9 +110,9 @@ def test_low_rank_kernel():
 
 
 def test_tiny_and_huge_scales():
-    """Values scale with the kernel over sixteen orders of magnitude, in float32 too."""
+    """Values scale with the kernel over sixty orders of magnitude in float32, its squares not."""
     matrix = with_spectrum(POWER_LAW[:40]).astype(np.float32)
-    for scale in (1e-8, 1e8):
+    for scale in (1e-30, 1e-8, 1e8, 1e30):
         top = top_eigenpairs(from_matrix(np.float32(scale) * matrix), 3, key=KEY)
         np.testing.assert_allclose(top.values, scale * POWER_LAW[:3], rtol=1e-5)
 

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.kernels.spectra.problem import OUTPUTS, SAMPLES, inputs, jacobian_kernel, network, weights
 from widelimit import models, scaling
 from widelimit.kernels import empirical
-from widelimit.kernels.spectra import KernelOperator, as_matrix, from_matrix, operator
+from widelimit.kernels.spectra import as_matrix, eigenvalues, from_matrix, hessian, operator
 
 RATES = {"first": 0.5, "shift": 3.0, "last": 2}
 SHAPE = (SAMPLES, OUTPUTS)
@@ -121,15 +122,28 @@ def test_batches_bound_the_memory():
     assert temporary(64 * 64, 64) < temporary(64, None) + 64 * 64 * (2 * 3 + 4 * OUTPUTS) * 4
 
 
-def test_any_symmetric_product_is_an_operator():
-    """A Hessian by forward over reverse: its dense form is jax.hessian."""
+def test_hessian_of_any_loss():
+    """Its dense form is jax.hessian, over a pytree, in the order of ravel_pytree."""
 
     def loss(params):
-        return jnp.sum(jnp.sin(params) ** 2) * params[0]
+        return jnp.sum(jnp.sin(params["a"]) ** 2) * params["b"]
 
-    point = jnp.array([0.3, -1.0, 2.0])
-    hessian = KernelOperator(lambda p, v: jax.jvp(jax.grad(loss), (p,), (v,))[1], point, (3,), "float32")
-    np.testing.assert_allclose(hessian.dense(), jax.hessian(loss)(point), rtol=1e-5)
+    point = {"a": jnp.array([0.3, -1.0, 2.0]), "b": jnp.array(0.7)}
+    flat, unravel = ravel_pytree(point)
+    expected = jax.hessian(lambda p: loss(unravel(p)))(flat)
+    np.testing.assert_allclose(hessian(loss, point).dense(), expected, atol=1e-6)
+
+
+def test_hessian_and_kernel_share_their_eigenvalues_at_a_perfect_fit():
+    """For |f - y|^2 / (2 N) at f = y, H = J^T J / N and Theta = J J^T: the same eigenvalues, over N."""
+    with jax.enable_x64(True):
+        params, x = weights("float64"), inputs("float64")
+        y = network(params, x)
+        curvature = hessian(lambda p: jnp.sum((network(p, x) - y) ** 2) / (2 * SAMPLES), params)
+        kernel = eigenvalues(operator(network, params, x).dense())
+        sharp = eigenvalues(curvature.dense())
+    rank = min(len(kernel), len(sharp))
+    np.testing.assert_allclose(sharp[:rank], kernel[:rank] / SAMPLES, atol=1e-13 * kernel[0])
 
 
 def test_dense_matrices_keep_their_precision():
@@ -159,7 +173,7 @@ def bad(**changes):
         (
             lambda: bad(params=weights() | {"last": jnp.ones((7, 2), int)}),
             TypeError,
-            "one float dtype, got float32, int32",
+            "dtype float32, or all of float64, got float32, int32",
         ),
         (
             lambda: bad(apply=lambda p, x: network(p, x).astype("bfloat16")),
@@ -172,6 +186,14 @@ def bad(**changes):
             ValueError,
             r"one number per parameter as rate, got one of shape \(3, 7\)",
         ),
+        (
+            lambda: bad(params=jax.tree.map(lambda w: w.astype("float16"), weights())),
+            TypeError,
+            "got float16",
+        ),
+        (lambda: bad(params={}), TypeError, "got none"),
+        (lambda: hessian(lambda p: p, jnp.ones(2)), TypeError, "a loss that is one number of dtype float32"),
+        (lambda: hessian(jnp.sum, jnp.ones(2, int)), TypeError, "got int32"),
         (lambda: bad().matvec(jnp.ones(48)), ValueError, r"shape \(24, 2\), got \(48,\)"),
         (lambda: bad().matvec(jnp.ones(SHAPE, int)), TypeError, "dtype float32, as the operator, got int32"),
         (lambda: from_matrix(np.ones((2, 3))), ValueError, r"the matrix to be a matrix \[N, N\]"),

@@ -18,7 +18,7 @@ from widelimit.kernels.spectra.measures import (
     relative_change,
     trace_ratio,
 )
-from widelimit.kernels.spectra.operators import KernelOperator, from_matrix, operator
+from widelimit.kernels.spectra.operators import KernelOperator, from_matrix, hessian, operator
 from widelimit.kernels.spectra.probes import (
     ProbeEstimate,
     Quadrature,
@@ -50,6 +50,7 @@ __all__ = [
     "effective_rank",
     "eigenvalues",
     "from_matrix",
+    "hessian",
     "kernel_velocity",
     "laziness",
     "learnabilities",

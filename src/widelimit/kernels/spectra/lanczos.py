@@ -119,15 +119,17 @@ def tridiagonalise(
     def product(v: jax.Array) -> jax.Array:
         return operator.function(operator.arguments, v.reshape(operator.vector_shape)).ravel()
 
+    start = start.ravel() / jnp.linalg.norm(start.ravel())
+    scale = _power_of_two(jnp.abs(product(start)).max())  # squares of 1e-20 or 1e20 are no float32
     lanczos = decomp.tridiag_sym(steps, materialize=False, reortho="full", custom_vjp=False)
-    q, (diagonal, offdiagonal), *_ = lanczos(product, start.ravel())
+    q, (diagonal, offdiagonal), *_ = lanczos(lambda v: product(v) / scale, start)
     errors = jnp.abs(jnp.tril(q @ q.T - jnp.eye(steps, dtype=q.dtype))).max(axis=1)
     if outside is not None:
         errors = jnp.maximum(errors, jnp.abs(q @ outside.T).max(axis=1))
     orthogonal = errors < ORTHOGONAL * jnp.finfo(q.dtype).eps
     # The first row is the start vector itself: where it is not finite, what follows says so.
     valid = jnp.maximum(jnp.cumprod(orthogonal.astype(jnp.int32)).sum(), 1)
-    return q, Tridiagonal(diagonal, offdiagonal, valid)
+    return q, Tridiagonal(scale * diagonal, scale * offdiagonal, valid)
 
 
 def tridiagonal(diagonal: Any, offdiagonal: Any, count: int) -> np.ndarray:
@@ -152,6 +154,12 @@ def _check_finite(*parts: Any) -> None:
             "Expected finite products with the operator, but some are not: the network's outputs or "
             "derivatives overflow or are NaN on these inputs."
         )
+
+
+def _power_of_two(size: jax.Array) -> jax.Array:
+    """Returns the power of two next above a size, by which to divide exactly; 1 where there is none."""
+    scale = jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1])
+    return jnp.where(jnp.isfinite(scale) & (scale > 0) & (size > 0), scale, jnp.ones_like(size))
 
 
 def _padded(basis: np.ndarray) -> jax.Array:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from numpy.typing import ArrayLike
 
 from widelimit.kernels.spectra.matrices import symmetric
@@ -93,7 +94,7 @@ def operator(
 
     Args:
         apply: ``apply(params, x) -> outputs [N, ...]``, sample by sample; what follows N is flattened.
-        params: the parameters to differentiate by: float arrays of one dtype, that of the outputs.
+        params: the parameters to differentiate by, all float32 or all float64, as the outputs.
         x: inputs, a pytree of arrays with leading axis N.
         rates: learning rate of each parameter, a pytree like params or ``scaling.Rules``; None is 1.
         batch_size: samples at a time; None is all.
@@ -102,7 +103,7 @@ def operator(
         ValueError: if x holds no samples or differing numbers of them, the outputs do not come one row per
             sample, the rates do not match the parameters, ``batch_size`` is not positive, or x is sharded
             over explicit mesh axes.
-        TypeError: if parameters and outputs are not float arrays of one dtype.
+        TypeError: if parameters and outputs are not all float32 or all float64.
 
     Example:
         >>> linear = lambda params, x: x @ params
@@ -139,6 +140,40 @@ def operator(
         product = _TangentProduct(apply, None if batch_size is None or batch_size >= samples else batch_size)
         arguments = _Tangent(params, x, match_rates(rates, params))
     return KernelOperator(product, arguments, (samples, math.prod(outputs.shape[1:])), dtype)
+
+
+def hessian(loss: Callable[[PyTree], jax.Array], params: PyTree) -> KernelOperator:
+    r"""The Hessian of a loss as an operator, for the sharpness: its largest eigenvalue.
+
+    Gradient descent with rate eta is stable below ``2 / eta``. For the mean square ``|f - y|^2 / (2 N)`` the
+    Hessian is ``J^T J / N`` plus residuals times second derivatives of f: where f = y, and in the lazy limit,
+    its non-zero eigenvalues are those of the tangent kernel over N. One product costs some three gradients.
+
+    Args:
+        loss: ``loss(params) -> scalar``, the data closed over.
+        params: where, a pytree of arrays, all float32 or all float64. Vectors are flat, in the order of
+            ``jax.flatten_util.ravel_pytree``.
+
+    Raises:
+        TypeError: if the parameters are not all float32 or all float64, or the loss is not one
+            number of that dtype.
+
+    Example:
+        >>> point = {"x": jnp.ones(()), "y": jnp.ones(())}
+        >>> hessian(lambda p: 3 * p["x"] ** 2 + p["x"] * p["y"], point).matvec(jnp.array([1.0, 0.0]))
+        Array([6., 1.], dtype=float32)
+
+    Reference:
+        Cohen et al., arXiv 2103.00065 (sharpness and stability).
+    """
+    dtype = _dtype(params)
+    with precision(dtype):
+        params = jax.tree.map(jnp.asarray, params)
+        value = jax.eval_shape(loss, params)
+        if getattr(value, "shape", None) != () or value.dtype != dtype:
+            raise TypeError(f"Expected a loss that is one number of dtype {dtype}, got {value}.")
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return KernelOperator(_HessianProduct(loss), params, (size,), dtype)
 
 
 def from_matrix(matrix: ArrayLike) -> KernelOperator:
@@ -232,6 +267,18 @@ class _TangentProduct:
         return outputs.reshape(outputs.shape[0], -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class _HessianProduct:
+    """The product with the Hessian of a loss; two of one loss compare equal, so that jit compiles once."""
+
+    loss: Callable[[PyTree], jax.Array]
+
+    def __call__(self, params: PyTree, v: jax.Array) -> jax.Array:
+        """Returns the product, flat."""
+        direction = ravel_pytree(params)[1](v)
+        return ravel_pytree(jax.jvp(jax.grad(self.loss), (params,), (direction,))[1])[0]
+
+
 def _split(data: PyTree, size: int) -> tuple[PyTree, PyTree]:
     """Cuts the leading axis into strided batches [count, size, ...] and the rest, under ``size`` rows."""
     count = len(jax.tree.leaves(data)[0]) // size
@@ -248,20 +295,17 @@ def _scale(gradient: PyTree, rates: PyTree) -> PyTree:
 
 
 def _dtype(params: PyTree) -> np.dtype[Any]:
-    """Returns the one dtype of the parameters."""
-    dtypes = {
-        jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))
-        if not isinstance(leaf, jax.Array)
-        else leaf.dtype
-        for leaf in jax.tree.leaves(params)
-    }
-    if len(dtypes) != 1 or not jnp.issubdtype(next(iter(dtypes)), jnp.floating):
+    """Returns the one dtype of the parameters, float32 or float64."""
+    # What is no jax array yet becomes one, in the precision that is set.
+    leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    dtypes = {np.dtype(leaf.dtype) for leaf in leaves}
+    if len(dtypes) != 1 or not dtypes <= {np.dtype(np.float32), np.dtype(np.float64)}:
         names = ", ".join(sorted(map(str, dtypes))) or "none"
         raise TypeError(
-            f"Expected parameters of one float dtype, got {names}; cast them, and close over what is not "
-            "trained."
+            f"Expected parameters of dtype float32, or all of float64, got {names}; cast them, and close "
+            "over what is not trained."
         )
-    return np.dtype(dtypes.pop())
+    return dtypes.pop()
 
 
 def _count_samples(x: Any) -> int:
