@@ -154,7 +154,7 @@ def uncoupled(apply: Any, params: Any, x: Any) -> None:
         return
     size = jnp.abs(alone).max(initial=0)
     # Sums in another order differ by a few roundings; a mean over the batch differs by a sizeable part.
-    apart = jnp.abs(together - alone).max(initial=0) > jnp.finfo(alone.dtype).eps ** 0.5 * size
+    apart = jnp.abs(together - alone).max(initial=0) > float(jnp.finfo(alone.dtype).eps) ** 0.5 * size
     if together.shape != alone.shape or bool(apart):
         raise ValueError(
             "apply must treat every sample alone, but the outputs of one change with its neighbours in the "

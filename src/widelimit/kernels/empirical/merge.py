@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from widelimit.kernels.empirical.program import Program
 from widelimit.kernels.empirical.uses import Use, bias
 from widelimit.kernels.empirical.views import View
@@ -30,12 +32,13 @@ def merge(
     readers, makers = program.readers(), program.makers()
     found, failed = list(uses), set()
     for view, other, sign, out in sums:
-        chain = _layer(program, found, scalars, readers, makers, other)
+        alike = program.shapes[other].shape == program.shapes[out].shape
+        chain = _layer(program, found, scalars, readers, makers, other) if alike else None
         use = None
         if chain is not None:
             number, moves, scales = chain
             layer = _behind(found[number], moves, (*scales, sign), out)
-            cells = _undone(view.cells, moves)
+            cells = _undone(np.broadcast_to(view.cells, program.shapes[out].shape), moves)
             kept = view.of(cells)
             use = None if kept is None else bias(kept, cells, found[number])
         if use is None:
@@ -70,7 +73,10 @@ def _layer(
         elif step.name == "transpose":
             permutation = step.params["permutation"]
             moves.append(("transpose", tuple(permutation.index(axis) for axis in range(len(permutation)))))
-        elif step.name == "mul":
+        elif step.name == "mul" and program.shapes[slot].shape in (
+            program.shapes[step.ins[0]].shape,
+            program.shapes[step.ins[1]].shape,
+        ):
             numbers = [_number(program, scalars, number) for number in step.ins]
             if (numbers[0] is None) == (numbers[1] is None):
                 return None

@@ -158,7 +158,7 @@ def _numbered(groups: tuple[Group, ...]) -> dict[str, Any]:
     for number, group in enumerate(groups):
         pairs = []
         for term in group.terms:
-            key = tuple((use.site, id(use.back)) for use in term.uses)
+            key = tuple((use.site, use.product, use.axes) for use in term.uses)
             at, _ = stacks.setdefault(key, (len(stacks), term.uses))
             pairs.append((len(terms), at))
             terms.append(term)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import Literal
 
 from widelimit.kernels.empirical.groups import Group, gather
+from widelimit.kernels.empirical.live import narrow, outputs
 from widelimit.kernels.empirical.merge import merge
 from widelimit.kernels.empirical.program import Program, operation, row, stack
 from widelimit.kernels.empirical.uses import USES, Use
@@ -44,7 +46,7 @@ def trace(function: Callable[..., Any], params: Sequence[Any], inputs: Sequence[
     while True:  # a parameter found to have no structure is data for the next walk: loops may stay loops
         walk = _Walk(len(params), direct)
         walk.start(closed, len(params))
-        groups, overlapping = gather(walk.uses)
+        groups, overlapping = gather(narrow(walk.program, walk.uses, outputs(walk.program)))
         failed = dict(walk.failed)
         for leaf, why in overlapping.items():
             note(failed, leaf, why)
@@ -157,6 +159,9 @@ class _Walk:
             view = self.scaled(name, ins, touched)
             if view is None and touched == [0]:
                 view = moved(name, params, views[0])
+            shape = self.program.shapes[outs[0]].shape
+            if view is not None and view.cells.shape != shape:  # a factor with more axes, or larger ones
+                view = view.of(np.broadcast_to(view.cells, shape))
             if view is not None:
                 self.views[outs[0]] = view
                 return
@@ -202,7 +207,7 @@ class _Walk:
         rows: dict[int, list[int]] = {}
         inner = [variable.aval for variable in body.jaxpr.invars[consts + carries :]]
         for index in range(params["length"])[:: -1 if params["reverse"] else 1]:
-            slices = program.add("row", {}, stacks, inner, row(index))
+            slices = program.add("row", {"index": index}, stacks, inner, row(index))
             for slot, part in zip(stacks, slices, strict=True):
                 if slot in self.views:
                     view = self.views[slot]

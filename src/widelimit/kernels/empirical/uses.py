@@ -24,9 +24,10 @@ class Use:
         kind: ``"dense"``, ``"conv"``, ``"embedding"`` or ``"bias"``.
         operand: slot of the data it meets; a bias meets none.
         left: data to ``[S, K]``; for an embedding to ids ``[S]`` and their weights ``[S]``.
+        product: slot of what the parameter and the data make.
         site: slot whose cotangent is the other factor.
         back: that cotangent to ``[S, M]``.
-        axes: of the site's array: those of the positions and those of the columns.
+        axes: of the product: those of the positions and those of the columns.
         scales: what the entries are multiplied by on the way, as in ``View``.
         cells: entries of the parameter that are used.
         rows: layout of the rows in the parameter.
@@ -38,6 +39,7 @@ class Use:
     kind: str
     operand: int | None
     left: Callable[[Any], Any]
+    product: int
     site: int
     back: Callable[[Any], Any]
     axes: tuple[tuple[int, ...], tuple[int, ...]]
@@ -78,6 +80,7 @@ def dense(
         kind="dense",
         operand=ins[1 - at],
         left=lambda x: matrix(x, positions, facing),
+        product=site,
         site=site,
         back=lambda b: matrix(b, along, across),
         axes=(along, across),
@@ -126,6 +129,7 @@ def conv(view: View, at: int, params: Any, ins: Sequence[int], shapes: Sequence[
         kind="conv",
         operand=ins[0],
         left=left,
+        product=site,
         site=site,
         back=lambda b: matrix(b, (batch, *spatial), (channel,)),
         axes=((batch, *spatial), (channel,)),
@@ -190,6 +194,7 @@ def embedding(
         kind="embedding",
         operand=ins[1],
         left=left,
+        product=site,
         site=site,
         back=lambda b: matrix(b, along, across),
         axes=(along, across),
@@ -229,6 +234,7 @@ def bias(view: View, cells: np.ndarray, layer: Use) -> Use | None:
         kind="bias",
         operand=None,
         left=lambda _: np.ones((positions, 1), np.float32),
+        product=layer.product,
         site=layer.site,
         back=layer.back,
         axes=layer.axes,
@@ -237,4 +243,28 @@ def bias(view: View, cells: np.ndarray, layer: Use) -> Use | None:
         rows=(),
         cols=cols,
         sizes=(positions, 1, columns),
+    )
+
+
+def cropped(use: Use, shape: Sequence[int], box: Sequence[tuple[int, int]]) -> Use:
+    """Returns a use over some of its positions.
+
+    Args:
+        use: the use.
+        shape: of its product.
+        box: first and last index of each axis of the product, the last one past the end.
+    """
+    along, _ = use.axes
+    sizes, cut = [shape[axis] for axis in along], tuple(slice(*box[axis]) for axis in along)
+
+    def crop(array: Any) -> Any:
+        rest = array.shape[1:]
+        return array.reshape(*sizes, *rest)[cut].reshape(-1, *rest)
+
+    _, rows, columns = use.sizes
+    return dataclasses.replace(
+        use,
+        left=lambda x: jax.tree.map(crop, use.left(x)),
+        back=lambda b: crop(use.back(b)),
+        sizes=(math.prod(high - low for low, high in (box[axis] for axis in along)), rows, columns),
     )
