@@ -69,7 +69,7 @@ def test_tiles_make_the_kernel(small, form):
     assert seen[-1] == (pairs, pairs) and seen == sorted(seen)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["full", "diagonal", "self"])
 def test_rectangular_kernels(small, form):
     """Other samples in the columns, other block sizes there."""
     params, x = network(1, 20)
@@ -101,7 +101,7 @@ def test_a_symmetric_kernel_is_symmetric_to_the_last_bit(small):
     assert np.linalg.eigvalsh(matrix.astype(np.float64)).min() > -1e-5 * np.abs(matrix).max()
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(n1=st.integers(1, 9), n2=st.integers(1, 9), size=st.integers(1, 5), same=st.booleans())
 def test_any_sizes(n1, n2, size, same):
     """Any number of samples, any size of tile."""
@@ -114,8 +114,9 @@ def test_any_sizes(n1, n2, size, same):
     assert relative(theta, empirical.ntk(apply, params, x1, x2)) < 1e-6
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4), (4,)])
+@pytest.mark.parametrize(
+    "shape, kind", [((8, 1), AxisType.Auto), ((2, 4), AxisType.Explicit), ((4,), AxisType.Auto)]
+)
 def test_a_mesh_shares_each_tile(small, shape, kind):
     """Tiles over 8 devices, and the same kernel."""
     params, x = network(5, 19)
@@ -126,8 +127,8 @@ def test_a_mesh_shares_each_tile(small, shape, kind):
     assert relative(theta, empirical.ntk(apply, params, x, rates=RATES)) < 1e-6
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_mesh_takes_every_form(small, form):
+@pytest.mark.parametrize("form", ["trace", "self", "sum"])
+def test_a_mesh_takes_other_forms(small, form):
     """Also of two sets of samples, in float64."""
     params, x = network(6, 22, np.float64)
     mesh = jax.make_mesh((4, 2), ("rows", "columns"))
@@ -149,8 +150,7 @@ def test_features_that_do_not_fit_are_computed_again(small, monkeypatch):
     assert often == 8 and len(made) - often > often
 
 
-@pytest.mark.parametrize("mesh", [None, (4, 2)])
-@pytest.mark.parametrize("form", ["trace", "diagonal"])
+@pytest.mark.parametrize("form, mesh", [("trace", None), ("diagonal", (4, 2))])
 def test_many_outputs_are_taken_in_pieces(small, monkeypatch, form, mesh):
     """Cotangents of 50 outputs that do not fit for a few samples: in pieces, and never kept."""
     params, x = network(11, 9)

@@ -42,8 +42,13 @@ def relative(got, want):
     return np.abs(np.asarray(got) - np.asarray(want)).max() / np.abs(np.asarray(want)).max()
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("shape", [*MESHES, (8,)])
+@pytest.mark.parametrize(
+    "shape, kind",
+    [
+        *((shape, AxisType.Auto) for shape in MESHES),
+        *((shape, AxisType.Explicit) for shape in ((4, 2), (8,))),
+    ],
+)
 def test_each_device_computes_its_tile(shape, kind):
     """On every mesh: the kernel of one device to 1e-6, each tile where it was computed."""
     params, x = network(jax.random.key(0))
@@ -91,11 +96,10 @@ def test_summing_over_devices_in_silence_is_the_trap(shape):
     unchecked = jax.jit(jax.shard_map(tile, mesh=mesh, **specs, check_vma=False))
     assert relative(naive(params, x[:16], x[16:]), kernel) > 1.0
     assert "all-reduce" in naive.lower(params, x[:16], x[16:]).compile().as_text()
-    assert relative(unchecked(params, x[:16], x[16:]), kernel) < 1e-6
-    assert relative(empirical.ntk_sharded(apply, params, x[:16], x[16:], mesh=mesh), kernel) < 1e-6
+    assert relative(unchecked(params, x[:16], x[16:]), kernel) < 1e-6  # ours, on these meshes: above
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["full", "trace", "self"])
 def test_nothing_is_communicated(form):
     """The compiled program holds no collective operation."""
     params, x = network(jax.random.key(4), 16)
@@ -133,13 +137,13 @@ def test_inputs_may_be_a_tree():
 
 
 def test_bad_meshes_meet_a_sentence():
-    """No mesh, three axes, or an x2 for samples with themselves."""
+    """No mesh, three axes, or other samples than those that are to be paired."""
     params, x = network(jax.random.key(7), 4)
     with pytest.raises(TypeError, match="make_mesh, got tuple"):
         empirical.ntk_sharded(apply, params, x, mesh=(4, 2))
     with pytest.raises(ValueError, match="got the axes"):
         empirical.ntk_sharded(apply, params, x, mesh=jax.make_mesh((2, 2, 2), ("a", "b", "c")))
-    with pytest.raises(ValueError, match="leave out x2"):
-        empirical.ntk_sharded(apply, params, x, x, mesh=mesh_of((4, 2)), form="self")
-    with pytest.raises(ValueError, match="common leading axis"):
+    with pytest.raises(ValueError, match="as many of both"):
+        empirical.ntk_sharded(apply, params, x, x[:3], mesh=mesh_of((4, 2)), form="self")
+    with pytest.raises(ValueError, match="one leading axis"):
         empirical.ntk_sharded(apply, params, {"a": x, "b": x[:2]}, mesh=mesh_of((4, 2)))

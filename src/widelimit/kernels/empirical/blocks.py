@@ -92,8 +92,9 @@ def ntk_in_blocks(
     x2 = x1 if x2 is None else jax.tree.map(np.asarray, x2)
     with _wide(params, dtype):
         params = converted(params, dtype)
-        checks.uncoupled(apply, params, converted(block(x1, 0, 2), dtype))
-        network = Network(apply, params, x1, form=form, rates=rates, dtype=dtype, mesh=mesh)
+        example = converted(block(x1, 0, 2), dtype)
+        checks.uncoupled(apply, params, example)
+        network = Network(apply, params, example, form=form, rates=rates, dtype=dtype, mesh=mesh)
         _, entry, numbers = network.sample()
         shape = (n1, 1, *entry[1:]) if form == "self" else (n1, n2, *entry[2:])
         final = (n1, *entry[1:]) if form == "self" else shape
@@ -108,7 +109,7 @@ def ntk_in_blocks(
                 )
             result, available = InMemory(shape, final, numbers), available - size
         else:
-            what = identity(apply, params, x1, None if x2 is x1 else x2, form, rates, numbers)
+            what = identity(apply, params, example, x1, None if x2 is x1 else x2, form, rates, numbers)
             result = OnDisk(Path(file), shape, final, numbers, what)
         if not result.complete:
             with _kept_if_stopped(result):

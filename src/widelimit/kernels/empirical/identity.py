@@ -12,13 +12,19 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from widelimit.kernels.empirical.plan import Apply
-from widelimit.kernels.empirical.samples import block
 
 PyTree = Any
 
 
 def identity(
-    apply: Apply, params: PyTree, x1: PyTree, x2: PyTree, form: str, rates: PyTree, dtype: Any
+    apply: Apply,
+    params: PyTree,
+    example: PyTree,
+    x1: PyTree,
+    x2: PyTree,
+    form: str,
+    rates: PyTree,
+    dtype: Any,
 ) -> dict[str, str]:
     """Returns hashes of all that a kernel depends on, by name.
 
@@ -27,6 +33,7 @@ def identity(
     Args:
         apply: the function.
         params: its parameters.
+        example: a sample, in the dtype in which the function sees it.
         x1: inputs of the rows.
         x2: inputs of the columns, None for the same.
         form: of the kernel.
@@ -34,12 +41,13 @@ def identity(
         dtype: of the result.
 
     Example:
-        >>> one, two = (identity(lambda w, x: k * x @ w, np.ones(3), np.eye(3), None, "full", None, "float32")
+        >>> w, x = np.ones(3), np.eye(3)
+        >>> one, two = (identity(lambda w, x: k * x @ w, w, x[:1], x, None, "full", None, "float32")
         ...             for k in (1.0, 2.0))
         >>> [name for name in one if one[name] != two[name]]
         ['function']
     """
-    traced = jax.make_jaxpr(apply)(params, block(x1, 0, 1))
+    traced = jax.make_jaxpr(apply)(params, example)
     program = re.sub(r"0x[0-9a-f]+", "", str(traced))  # addresses are others in every process
     return {
         "function": _digest((program, list(_constants(traced)))),

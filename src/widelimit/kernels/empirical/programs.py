@@ -51,7 +51,7 @@ class Network:
     Args:
         apply: the function.
         params: its parameters.
-        example: one or more samples, of the shapes and dtypes to come.
+        example: one or more samples, as the function sees them.
         form: of the kernel.
         rates: learning rate of each parameter, or None.
         dtype: to which floating-point inputs are converted; None keeps theirs.
@@ -71,7 +71,7 @@ class Network:
     ) -> None:
         self._apply, self._form, self._mesh, self._rates, self._dtype = apply, form, mesh, rates, dtype
         self._in_one = False
-        self._example = converted(block(example, 0, 1), dtype)
+        self._example = block(example, 0, 1)
         self._plan = plan(apply, params, self._example, form=form)
         split: tuple[Any, Any] = layout(mesh, form) if mesh else ((None, None), None)
         self._split, self._output = split
