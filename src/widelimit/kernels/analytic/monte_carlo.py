@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from widelimit import models
 from widelimit.kernels.analytic.kernel import Kernel, checked_config, checked_rates, checked_samples
@@ -23,8 +23,8 @@ _MODELS: dict[type, Any] = {
 
 def monte_carlo(
     config: Config,
-    x1: Float[Array, "N1 ..."] | np.ndarray,
-    x2: Float[Array, "N2 ..."] | np.ndarray | None = None,
+    x1: ArrayLike,
+    x2: ArrayLike | None = None,
     *,
     key: jax.Array,
     seeds: int,
