@@ -146,7 +146,7 @@ def run(config: Config, directory: Path) -> Summary:
         trainings = 2 + (1 - sizes.VALIDATION) * len(config.rich_rates)
         scale_work, size_work = config.samples, {n: trainings * n + 200 for n in config.sizes}
         total = config.seeds * len(config.log2_scales) * scale_work + config.splits * sum(size_work.values())
-        done = scale_work * len(results.find(part="scale"))
+        done: float = scale_work * len(results.find(part="scale"))
         done += sum(size_work[row["samples"]] for row in results.find(part="size", predictor="svm"))
         with Progress(total, "lazy_or_rich", done=done) as progress:
             _sweep_scales(config, results, progress)

@@ -87,13 +87,13 @@ def descend(apply: Apply, start: PyTree, x: Any, y: Any, scale: float, schedule:
     Returns at once: the arrays fill while the caller goes on.
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
-    numbers = (jnp.asarray(number, x.dtype) for number in (scale, schedule.rate, schedule.momentum))
-    return _descend(apply, schedule.steps, start, x, y, *numbers)
+    numbers = (jnp.asarray(number, x.dtype) for number in (scale, schedule.rate))
+    return _descend(apply, schedule.steps, schedule.momentum, start, x, y, *numbers)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _descend(
-    apply: Apply, steps: int, start: PyTree, x: Array, y: Array, scale: Array, rate: Array, momentum: Array
+    apply: Apply, steps: int, momentum: float, start: PyTree, x: Array, y: Array, scale: Array, rate: Array
 ) -> Descent:
     """One program for all scales and rates."""
     first = apply(start, x)

@@ -119,7 +119,7 @@ def scale_figure(config: Any, scales: list[int], table: dict[str, np.ndarray]) -
             "kernel of its start": table["own_test_error"],
         },
         moves: {
-            "F from its kernel's prediction": table["own_distance"],
+            "outputs, off own kernel's": table["own_distance"],
             "tangent kernel": table["kernel_change"],
             "1 \N{MINUS SIGN} CKA": table["cka_gap"],
         },

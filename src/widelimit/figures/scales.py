@@ -65,19 +65,24 @@ def measures_against_scale(
     if max(len(group) for group in curves.values()) > len(CATEGORIES):
         raise ValueError(f"Expected at most {len(CATEGORIES)} curves in a panel; split them.")
     with style():
-        figure, axes = new_figure(1, len(curves), panel=(3.3, 3.1), margin=0.0)
+        figure, axes = new_figure(1, len(curves), panel=(3.4, 3.3), margin=0.0)
         for ax, (title, group) in zip(axes[0], curves.items(), strict=True):
             log = title in logarithmic
             ax.set_xscale("log", base=2)
             if log:
                 ax.set_yscale("log", base=10)
+            laws = []
             for i, (name, values) in enumerate(group.items()):
                 middle, low, high = _band(values, log)
                 ax.fill_between(alpha, low, high, color=CATEGORIES[i], alpha=0.2, linewidth=0)
                 ax.plot(alpha, middle, color=CATEGORIES[i], marker="os^Dv<"[i], label=name)
                 slope = (predicted or {}).get(title, {}).get(name)
                 if slope is not None:
-                    _law(ax, alpha, middle, slope, from_scale)
+                    laws.append((middle, slope))
+            limits = ax.get_ylim()  # of what was measured: a law continued leaves the panel
+            for middle, slope in laws:
+                _law(ax, alpha, middle, slope, from_scale)
+            ax.set_ylim(limits)
             ax.set_title(title)
             ax.set_xlabel(_between(quantity, ends))
             handles, labels = ax.get_legend_handles_labels()
@@ -87,7 +92,7 @@ def measures_against_scale(
                 handles = [*handles, Line2D([], [], color=PREDICTION, linestyle="--", linewidth=1.0)]
                 labels = [*labels, "theory"]
             if len(handles) > 1:
-                ax.legend(handles, labels, loc="best")
+                ax.legend(handles, labels, loc="lower left" if log else "best")
     return figure, axes
 
 
@@ -118,6 +123,4 @@ def _law(ax: Any, alpha: np.ndarray, middle: np.ndarray, slope: float, start: fl
     line = np.exp(level) * alpha**slope
     ax.plot(alpha[claimed], line[claimed], "--", color=PREDICTION, linewidth=1.0, zorder=4)
     below = alpha <= alpha[claimed][0]
-    limits = ax.get_ylim()
     ax.plot(alpha[below], line[below], ":", color=PREDICTION, linewidth=1.0, zorder=1)
-    ax.set_ylim(limits)
