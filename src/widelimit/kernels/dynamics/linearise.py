@@ -99,8 +99,8 @@ def telescoping(apply: Apply, trajectory: PyTree, x: Any) -> jax.Array:
 
     ``f~_t = f_0 + sum_{s=1..t} J(w_{s-1}, x) (w_s - w_{s-1})``: training linearised anew at every step. At
     fixed time its error against f_t vanishes with the learning rate, at any width (in the NTK
-    parametrization it is of order rate/width); that of the single linearisation is of order 1/width whatever
-    the rate. Momentum and Adam enter through the steps.
+    parametrization, for a smooth activation, it is of order rate/width); that of the single linearisation is
+    of order 1/width whatever the rate. Momentum and Adam enter through the steps.
 
     Args:
         apply: f, ``apply(params, x) -> outputs``.
