@@ -110,6 +110,7 @@ def test_features_are_cut_and_contracted_in_any_order():
         ({"apply": lambda p, x: (apply(p, x), 0)}, TypeError, "returned a tuple"),
         ({"apply": lambda p, x: apply(p, x).argmax(-1)}, TypeError, "returned int32"),
         ({"apply": lambda p, x: apply(p, x).sum()}, ValueError, r"shape \(\)"),
+        ({"apply": lambda p, x: x}, ValueError, "depend on no parameter"),
     ],
 )
 def test_bad_input_meets_a_sentence(change, error, match):

@@ -69,8 +69,8 @@ def contract(
         if grams and not per_layer:
             leaves = [plan.groups[number].leaf for number in grams]
             scales = [jnp.asarray(numbers[leaf], dtype) for leaf in leaves]
-            chosen = [[sides[number] for number in grams] for sides in (sides1, sides2)]
-            total = _sum(total, by_gram(*chosen, scales, size.form, where))
+            one, two = ([sides[number] for number in grams] for sides in (sides1, sides2))
+            total = _sum(total, by_gram(one, two, scales, size.form, where))
         for number in cluster:
             leaf = plan.groups[number].leaf
             rate = jnp.asarray(numbers[leaf], dtype)

@@ -91,7 +91,8 @@ def table(plan: Plan) -> str:
             f"{row.flops / 1e6:>10.4g}{row.bytes / 2**20:>9.3g}  {row.why}".rstrip()
         )
     total = sum(row.flops for row in rows)
-    jacobian = costs.direct(sum(math.prod(shape) for shape in plan.shapes), plan.size).flops
+    jacobian = sum(costs.direct(math.prod(plan.shapes[leaf]), plan.size).flops for leaf in plan.direct)
+    jacobian += sum(costs.gradient(group.terms, plan.size).flops for group in plan.groups)
     lines.append(
         f"{plan.form} kernel of {plan.rows} x {plan.columns} samples with {plan.outputs} outputs: "
         f"{total / 1e6:.4g} Mflop, where Jacobians take {jacobian / 1e6:.4g}"

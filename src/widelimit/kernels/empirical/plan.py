@@ -101,7 +101,7 @@ def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = 
         form: of the kernel, as in ``ntk``.
 
     Raises:
-        ValueError: if the inputs do not fit together or have no leading axis.
+        ValueError: if the inputs do not fit together or have no leading axis, or no parameter matters.
         TypeError: if a parameter or the output is not floating-point.
 
     Example:
@@ -113,7 +113,7 @@ def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = 
         bias       1x8    bias       gram                  0        0
         inner      3x8    dense      gram            0.00112 0.000244
         outer      8x2    dense      gram           0.000512 0.000244
-        full kernel of 4 x 4 samples with 2 outputs: 0.001632 Mflop, where Jacobians take 0.006144
+        full kernel of 4 x 4 samples with 2 outputs: 0.001632 Mflop, where Jacobians take 0.006784
 
     Reference:
         Novak et al., Fast Finite Width Neural Tangent Kernel (arXiv 2206.08720).
@@ -132,6 +132,8 @@ def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = 
 
     traced = trace(forward, given, shapes)
     out = traced.program.shapes[traced.program.output]
+    if not traced.groups and not traced.direct:
+        raise ValueError("the outputs of apply depend on no parameter; their kernel is zero.")
     return Plan(
         program=traced.program,
         groups=traced.groups,
