@@ -153,9 +153,8 @@ class Job:
         self, programs: Programs, height: int, width: int, tiles: list[Rectangle], memory: int
     ) -> Iterator[tuple[Rectangle, jax.Array]]:
         """Each tile as it is computed; features of the last columns, which most rows need, are kept."""
-        shared = (
-            self.x2 is self.x1 and programs.rows is programs.columns
-        )  # not so on a mesh of rows x columns
+        # On a mesh of rows and columns, each side's features are split in its own way.
+        shared = self.x2 is self.x1 and programs.rows is programs.columns
         room = max(0, memory - programs.working) // max(1, programs.kept)
         first = self.n2 - room * width  # columns from here on are kept
         cache: dict[int, PyTree] = {}
