@@ -36,6 +36,15 @@ def test_linear_models_are_exactly_lazy():
     )
 
 
+def test_float64_sees_the_smallest_change():
+    """A change d = 1e-6 in a cubic: gap d, to the rounding eps / (3 d^2) = 7e-5 of f_T - f_lin = 3 d^2 f."""
+    with jax.enable_x64(True):
+        x, start, end = jnp.array([[1.0], [2.0]]), jnp.ones(()), jnp.array(1 + 1e-6)
+    found = laziness(lambda p, x: (x * p) ** 3, start, end, x)
+    np.testing.assert_allclose(found.linearisation_gap, 1e-6, rtol=2e-4)
+    np.testing.assert_allclose(found.kernel_change, 4e-6, rtol=1e-5)
+
+
 def test_a_quadratic_model_in_closed_form():
     """f = (w x)^2 for one weight w: 1 -> 1 + d: gap d / (2 + d), kernel times (1 + d)^2, motion d."""
     for d in (1e-2, 0.3, -0.5):
