@@ -4,10 +4,8 @@ from widelimit.kernels.spectra.lanczos import Eigenpairs, top_eigenpairs
 from widelimit.kernels.spectra.lazy import Laziness, laziness
 from widelimit.kernels.spectra.learning_curves import (
     LearningCurve,
-    RandomFeatureCurve,
     learnabilities,
     learning_curve,
-    random_feature_curve,
 )
 from widelimit.kernels.spectra.matrices import as_matrix, centre, eigenvalues
 from widelimit.kernels.spectra.measures import (
@@ -29,6 +27,7 @@ from widelimit.kernels.spectra.probes import (
     spectral_density,
     trace,
 )
+from widelimit.kernels.spectra.random_features import RandomFeatureCurve, random_feature_curve
 from widelimit.kernels.spectra.ranks import degrees_of_freedom, effective_rank
 
 __all__ = [

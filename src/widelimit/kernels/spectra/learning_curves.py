@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from widelimit.kernels.spectra.matrices import symmetric
+from widelimit.kernels.spectra.modes import Spectrum, bisect, check_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,32 +38,6 @@ class LearningCurve:
     train: float
     bias: float
     variance: float
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomFeatureCurve:
-    r"""Ridge regression with k random features after n samples, in the mean over samples and features.
-
-    Args:
-        samples: n.
-        features: k.
-        kappa: implicit constant of the samples, in the unit of the ridge.
-        gamma: implicit constant that the spectrum feels, ``L_i = lam_i / (lam_i + gamma)``.
-        learnabilities: L_i, shape [modes].
-        test: mean squared error on new inputs, their noise included.
-        train: mean squared error on the training samples.
-
-    Reference:
-        Simon et al., arXiv 2311.14646, Section 4.
-    """
-
-    samples: float
-    features: float
-    kappa: float
-    gamma: float
-    learnabilities: np.ndarray
-    test: float
-    train: float
 
 
 def learning_curve(
@@ -109,8 +83,8 @@ def learning_curve(
         Simon et al., arXiv 2110.03922, Eqs. 4-11; Bordelon, Canatar and Pehlevan, arXiv 2002.02561, whose
         kappa is n times this one.
     """
-    spectrum = _Spectrum.of(eigenvalues, coefficients, multiplicities)
-    _check_numbers(samples=samples, ridge=ridge, noise=noise)
+    spectrum = Spectrum.of(eigenvalues, coefficients, multiplicities)
+    check_numbers(samples=samples, ridge=ridge, noise=noise)
     if ridge == 0 and samples >= spectrum.rank:
         raise ValueError(
             f"Expected fewer samples than the {spectrum.rank:g} modes with an eigenvalue where the ridge is "
@@ -120,87 +94,13 @@ def learning_curve(
     def excess(kappa: float) -> float:
         return samples - spectrum.count(kappa) - ridge / kappa
 
-    kappa = _bisect(excess, spectrum, samples, ridge)
+    kappa = bisect(excess, spectrum, samples, ridge)
     learned = spectrum.learnabilities(kappa)
     overfitting = samples / (samples - float(spectrum.multiplicities @ learned**2))
     bias = float(np.sum((1 - learned) ** 2 * spectrum.powers)) + noise
     test = overfitting * bias
     train = (ridge / (samples * kappa)) ** 2 * test
     return LearningCurve(samples, kappa, learned, overfitting, test, train, bias, test - bias)
-
-
-def random_feature_curve(
-    eigenvalues: ArrayLike,
-    coefficients: ArrayLike,
-    samples: float,
-    features: float,
-    *,
-    ridge: float = 0.0,
-    noise: float = 0.0,
-    multiplicities: ArrayLike | None = None,
-) -> RandomFeatureCurve:
-    r"""Test error of ridge regression with k random features, ``K = F F^T / k``, ``E[F F^T] / k`` the kernel.
-
-    With ``L_i = lam_i / (lam_i + gamma)``, ``z = sum L_i``, ``q = sum L_i^2`` and the two implicit constants
-    from ``n = z + ridge/kappa`` and ``k = z + k kappa/gamma``,
-
-        test = 1/(1 - x) {sum_i [1 - L_i - kappa L_i (1 - L_i)/gamma k/(k - q)] v_i^2 + noise},
-        x = (q (k - 2 z) + z^2) / (n (k - q)).
-
-    At its best ridge the error falls with n and with k; at ridge 0 it peaks at n = k. Many features give
-    ``learning_curve``.
-
-    Args:
-        eigenvalues: lam_i of the kernel that infinitely many features would give, shape [modes].
-        coefficients: v_i, shape [modes].
-        samples: n, positive.
-        features: k, positive.
-        ridge: zero or more; added to K (not to K / n).
-        noise: variance of the noise of the targets.
-        multiplicities: how often each eigenvalue occurs, shape [modes]; None is once.
-
-    Raises:
-        ValueError: if shapes or signs are wrong, or the ridge is 0 and samples and features are equal, or
-            both at least the number of modes with an eigenvalue.
-
-    Example:
-        >>> index = np.arange(1.0, 601.0)
-        >>> round(random_feature_curve(index**-1.5, 1 / index, 64, 128, ridge=0.01, noise=0.05).test, 4)
-        0.2133
-
-    Reference:
-        Simon et al., arXiv 2311.14646, Section 4 (random feature eigenframework).
-    """
-    spectrum = _Spectrum.of(eigenvalues, coefficients, multiplicities)
-    _check_numbers(samples=samples, ridge=ridge, noise=noise)
-    if not 0 < features < np.inf:
-        raise ValueError(f"Expected a positive finite number of features, got {features}.")
-    least = min(samples, features)
-    if ridge == 0 and (least >= spectrum.rank or samples == features):
-        raise ValueError(
-            f"Expected a ridge above 0 where samples and features are equal, or both reach the "
-            f"{spectrum.rank:g} modes with an eigenvalue, got {samples:g} samples and {features:g} features: "
-            "the test error has no finite value."
-        )
-
-    # With kappa = gamma (k - z) / k put in: (n - z) gamma (k - z) / k = ridge, rising where z < min(n, k).
-    def excess(gamma: float) -> float:
-        z = spectrum.count(gamma)
-        if z >= least:
-            return -1.0
-        return (samples - z) * gamma * (features - z) / features - ridge if ridge else 1.0
-
-    gamma = _bisect(excess, spectrum, least, ridge)
-    learned = spectrum.learnabilities(gamma)
-    z, q = (float(spectrum.multiplicities @ learned**power) for power in (1, 2))
-    # At ridge 0 one of the two differences is 0 and not what rounding leaves of it.
-    spare = 0.0 if ridge == 0 and features < samples else features - z
-    kappa = gamma * spare / features
-    x = (q * (features - 2 * z) + z**2) / (samples * (features - q))
-    lost = (1 - learned) * (1 - spare / (features - q) * learned)  # kappa k / gamma is what is spare
-    test = (float(np.sum(lost * spectrum.powers)) + noise) / (1 - x)
-    train = test * ((samples - z) / samples) ** 2
-    return RandomFeatureCurve(samples, features, kappa, gamma, learned, test, train)
 
 
 def learnabilities(kernel: ArrayLike, train: ArrayLike, *, ridge: float = 0.0) -> np.ndarray:
@@ -256,74 +156,3 @@ def learnabilities(kernel: ArrayLike, train: ArrayLike, *, ridge: float = 0.0) -
     vectors = np.linalg.eigh(matrix)[1][:, ::-1]
     smoother = np.linalg.solve(inside, matrix[points])  # [n, M]
     return np.einsum("nm,mi,ni->i", smoother, vectors, vectors[points], optimize=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Spectrum:
-    """Eigenvalues with multiplicities, and the target's power in each."""
-
-    values: np.ndarray
-    powers: np.ndarray
-    multiplicities: np.ndarray
-
-    @classmethod
-    def of(
-        cls, eigenvalues: ArrayLike, coefficients: ArrayLike, multiplicities: ArrayLike | None
-    ) -> _Spectrum:
-        """Checks what no spectrum could have."""
-        values, target = np.asarray(eigenvalues, float), np.asarray(coefficients, float)
-        counts = np.ones_like(values) if multiplicities is None else np.asarray(multiplicities, float)
-        if values.ndim != 1 or not values.shape == target.shape == counts.shape:
-            raise ValueError(
-                "Expected eigenvalues, coefficients and multiplicities of one shape [modes], got "
-                f"{values.shape}, {target.shape} and {counts.shape}."
-            )
-        if not (np.isfinite(values).all() and np.isfinite(target).all() and np.isfinite(counts).all()):
-            raise ValueError(
-                "Expected finite eigenvalues, coefficients and multiplicities, but some are not."
-            )
-        if not (values > 0).any() or (values < 0).any() or (counts <= 0).any():
-            raise ValueError(
-                "Expected eigenvalues of zero or more, one of them positive, and multiplicities above 0; "
-                f"got eigenvalues from {values.min(initial=0.0):.3g} to {values.max(initial=0.0):.3g}: clip "
-                "rounding first."
-            )
-        return cls(values, target**2, counts)
-
-    @property
-    def rank(self) -> float:
-        """Number of modes with an eigenvalue."""
-        return float(self.multiplicities[self.values > 0].sum())
-
-    def learnabilities(self, kappa: float) -> np.ndarray:
-        """Returns lam / (lam + kappa)."""
-        return self.values / (self.values + kappa)
-
-    def count(self, kappa: float) -> float:
-        """Returns their sum, the number of modes learned."""
-        return float(self.multiplicities @ self.learnabilities(kappa))
-
-
-def _check_numbers(*, samples: float, ridge: float, noise: float) -> None:
-    """Refuses numbers out of range."""
-    if not 0 < samples < np.inf:
-        raise ValueError(f"Expected a positive finite number of samples, got {samples}.")
-    if not 0 <= ridge < np.inf or not 0 <= noise < np.inf:
-        raise ValueError(f"Expected ridge and noise of zero or more, got ridge={ridge} and noise={noise}.")
-
-
-def _bisect(excess: Callable[[float], float], spectrum: _Spectrum, samples: float, ridge: float) -> float:
-    """Returns the positive root of a rising function, by halving the interval in the logarithm."""
-    trace = float(spectrum.multiplicities @ spectrum.values)
-    high = 4 * (trace + ridge) / samples  # there at most half the samples are spoken for
-    low = high
-    while excess(low) > 0:
-        low /= 1e3
-        if low < np.finfo(float).tiny:
-            raise ValueError("Expected a spectrum that balances the samples, but kappa falls below 1e-307.")
-    while high / low > 1 + 4 * np.finfo(float).eps:
-        middle = float(np.sqrt(low) * np.sqrt(high))
-        if middle in (low, high):
-            break
-        low, high = (low, middle) if excess(middle) > 0 else (middle, high)
-    return float(np.sqrt(low) * np.sqrt(high))
