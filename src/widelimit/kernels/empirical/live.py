@@ -81,8 +81,9 @@ def _needed(
     elif name == "row":
         return [None if box is None else ((params["index"], params["index"] + 1), *box) for box in boxes]
     elif name == "stack" and boxes[0] is not None:
-        (low, high), *rest = boxes[0]
-        return [tuple(rest) if low <= at < high else None for at in range(len(ins))]
+        axis = params.get("axis", 0)  # of JAX's own operation of this name; ours stacks rows
+        (low, high), rest = boxes[0][axis], (*boxes[0][:axis], *boxes[0][axis + 1 :])
+        return [rest if low <= at < high else None for at in range(len(ins))]
     elif name in RULES and boxes[0] is not None:
         return RULES[name](params, ins, outs, boxes)
     return [whole(shape) for shape in ins]
