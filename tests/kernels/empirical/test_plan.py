@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.kernels.empirical.reference import compare
 from widelimit import models, scaling
 from widelimit.kernels import empirical
 
@@ -89,6 +92,31 @@ def test_features_are_cut_and_contracted_in_any_order():
     np.testing.assert_allclose(
         product, jnp.einsum("ijop,o,p->ij", theta, *[row[0]] * 2), rtol=1e-4, atol=1e-4
     )
+
+
+def last(p, x, mixed):
+    """The last position's outputs of a network that sees its positions alone, or their mean."""
+    h = jax.nn.relu(x @ p["in"] + p["b"][None, None])
+    h = h - h.mean(1, keepdims=True) if mixed else h
+    h = jax.nn.gelu(h @ p["mid"]) / (1.0 + (h * h).sum(-1, keepdims=True))
+    return (h @ p["out"])[:, -1]
+
+
+@pytest.mark.parametrize("mixed, positions", [(False, (1, 1, 1)), (True, (6, 1, 1))])
+def test_positions_that_do_not_matter_are_left_out(mixed, positions):
+    """Where nothing before mixes the six positions, a layer is contracted at the last one alone."""
+    params = {
+        "in": PARAMS["w"],
+        "b": PARAMS["b"],
+        "mid": jax.random.normal(KEY, (5, 4)),
+        "out": jnp.ones((4, 2)),
+    }
+    x = jax.random.normal(KEY, (3, 6, 3))
+    net = functools.partial(last, mixed=mixed)
+    made = empirical.plan(net, params, x)
+    found = {made.paths[group.leaf]: group.terms[0].sizes[0] for group in made.groups}
+    assert (found["in"], found["mid"], found["out"]) == positions
+    compare(net, params, x, x[:2], forms=("full", "trace"))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def _needed(
     name: str, params: Mapping[str, Any], ins: Sequence[Shape], outs: Sequence[Shape], boxes: Sequence[Box]
 ) -> list[Box]:
     """What one operation needs of its inputs."""
-    if name in CALLS or (name == "custom_jvp_call" and params.get("name") in OWN):
+    if name in CALLS or (name == "custom_jvp_call" and _known(params["call_jaxpr"])):
         inner = [value for value in params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
         program = getattr(inner[0], "jaxpr", inner[0]) if len(inner) == 1 else None
         if program is not None and len(program.invars) == len(ins) and len(program.outvars) == len(outs):
@@ -87,6 +87,12 @@ def _needed(
     elif name in RULES and boxes[0] is not None:
         return RULES[name](params, ins, outs, boxes)
     return [whole(shape) for shape in ins]
+
+
+def _known(body: Any) -> bool:
+    """Whether a function with a derivative of its own is one of JAX's that keeps positions apart."""
+    names = [eqn.params.get("name") for eqn in body.jaxpr.eqns]
+    return len(names) == 1 and names[0] in OWN
 
 
 def _entrywise(shape: Shape, out: Shape, box: Box) -> Box:

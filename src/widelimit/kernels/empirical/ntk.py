@@ -44,9 +44,10 @@ def ntk(
     ``sum``       ``(N1, N2)``        ``sum_op Theta[i, j, o, p] / O``, that of ``sum_o f_o / sqrt(O)``
     ============  =================  =========================================================
 
-    A pure function of ``params``, ``x1``, ``x2`` and ``rates``, for ``jit``, ``vmap`` and ``shard_map``.
-    Called plainly, it compiles each time, and also checks that no sample's outputs depend on its neighbours
-    and that the kernel is finite; to call it often, compile it once: ``jax.jit(partial(ntk, apply))``.
+    A pure function of ``params``, ``x1``, ``x2`` and ``rates``, for ``jit``, ``vmap`` and ``shard_map`` (with
+    ``check_vma=False``). Called plainly, it compiles each time, and also checks that no sample's outputs
+    depend on its neighbours and that the kernel is finite; to call it often, compile it once:
+    ``jax.jit(partial(ntk, apply))``.
 
     Args:
         apply: ``apply(params, x) -> outputs [N, ...]``, sample by sample: a Linen or NNX module (``split``
