@@ -129,9 +129,10 @@ def choose_share(setting: Networks, sample: Sample, kernel: np.ndarray) -> tuple
     """
     kept = len(sample.x) - max(1, round(VALIDATION * len(sample.x)))
     inside = Sample(sample.x[:kept], sample.labels[:kept], sample.x[kept:], sample.labels[kept:])
+    largest = dynamics.largest_rate(kernel[:kept, :kept], momentum=setting.schedule.momentum)
     held_out, found = targets(inside.labels_test), []
     for share in setting.shares:
-        schedule = stable_rate(kernel[:kept, :kept], setting.schedule._replace(rate=share))
+        schedule = setting.schedule._replace(rate=share * largest)
         seen = train_network(setting, inside, setting.rich_scale, schedule)["outputs"]
         loss = 0.5 * float(np.mean(np.sum((seen - held_out) ** 2, axis=1)))
         found.append((loss if np.isfinite(loss) else np.inf, share))
@@ -164,7 +165,8 @@ def compare(sample: Sample, setting: Networks) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {
         name: regression(getattr(own, name), getattr(test, name), sample) for name in ("nngp", "ntk")
     }
-    schedule = stable_rate(own.ntk, setting.schedule)
+    largest = dynamics.largest_rate(own.ntk, momentum=setting.schedule.momentum)
+    schedule = setting.schedule._replace(rate=setting.schedule.rate * largest)
     infinite = dynamics.gradient_descent(
         own.ntk, sample.y, schedule.rate, [schedule.steps], momentum=schedule.momentum, test=test.ntk
     )
@@ -175,7 +177,7 @@ def compare(sample: Sample, setting: Networks) -> list[dict[str, Any]]:
     lazy["infinite_accuracy"] = share_right(alike, sample.labels_test)
     lazy["infinite_distance"] = float(np.linalg.norm(finite - alike) / np.linalg.norm(alike))
     share, loss = choose_share(setting, sample, own.ntk)
-    schedule = stable_rate(own.ntk, setting.schedule._replace(rate=share))
+    schedule = schedule._replace(rate=share * largest)
     rows["rich"] = train_network(setting, sample, setting.rich_scale, schedule)
     del rows["rich"]["outputs"]
     rows["rich"] |= {"rate_share": share, "validation_loss": loss}
