@@ -161,6 +161,8 @@ def test_what_cannot_work_says_so():
         nt.monte_carlo_kernel_fn(jnp.tanh, jnp.tanh, jax.random.key(0), 1)
     with pytest.raises(NotImplementedError, match=r"use widelimit\.kernels\.dynamics\.largest_rate"):
         nt.predict.max_learning_rate(jnp.eye(2))
+    with pytest.raises(NotImplementedError, match="cannot take a kernel under jit, vmap or grad"):
+        jax.vmap(lambda k: nt.predict.gradient_descent_mse(k, jnp.ones((2, 1)))(1.0))(jnp.eye(2)[None])
     with pytest.raises(NotImplementedError, match="needs TensorFlow"):
         _ = nt.experimental.empirical_tf
     assert not hasattr(nt.experimental, "__path__")
@@ -175,7 +177,7 @@ def test_what_is_refused_is_all_that_is_changed():
     refused = {"batch", "empirical_kernel_fn", "empirical_ntk_fn", "monte_carlo_kernel_fn", "predict"}
     assert changed - {"__doc__"} == refused
     names = {n for n in vars(package.predict) if getattr(nt.predict, n) is not getattr(package.predict, n)}
-    assert names - {"__doc__"} == {"max_learning_rate"}
+    assert names - {"__doc__"} == {"gradient_descent_mse", "max_learning_rate"}
 
 
 def layer(name):

@@ -33,6 +33,7 @@ def neural_tangents() -> types.ModuleType:
 
     * ``STRUCTURED_DERIVATIVES`` and ``AUTO`` of the empirical NTK, which need JAX internals that are gone;
     * ``batch`` and ``monte_carlo_kernel_fn`` on several devices, which need ``pmap``;
+    * ``predict.gradient_descent_mse`` of a kernel under ``jit`` or ``vmap``, whose tracing it steps out of;
     * ``predict.max_learning_rate``, which needs an argument that SciPy has removed;
     * ``experimental``, which needs TensorFlow.
 
@@ -155,7 +156,8 @@ def _experimental() -> types.ModuleType:
 
 def _guarded(package: types.ModuleType) -> types.ModuleType:
     """Returns a namespace of the package's public names, in which what cannot work says so."""
-    predict = _copied(package.predict, max_learning_rate=_refuse_rate)
+    mse = _checked(package.predict.gradient_descent_mse, _check_concrete)
+    predict = _copied(package.predict, max_learning_rate=_refuse_rate, gradient_descent_mse=mse)
     names = ("empirical_ntk_fn", "empirical_kernel_fn")
     checked = {name: _checked(getattr(package, name), _check_implementation) for name in names}
     return _copied(
@@ -207,6 +209,15 @@ def _check_devices(arguments: dict[str, Any]) -> None:
             "neural-tangents spreads over devices with pmap, which this JAX has replaced "
             f"(device_count={count}, {jax.local_device_count()} devices here); pass device_count=0 "
             "for one device."
+        )
+
+
+def _check_concrete(arguments: dict[str, Any]) -> None:
+    """Refuses a kernel that is being traced: JAX no longer lets a solver be made outside of the trace."""
+    if isinstance(arguments["k_train_train"], jax.core.Tracer):
+        raise NotImplementedError(
+            "predict.gradient_descent_mse cannot take a kernel under jit, vmap or grad on this JAX; call it "
+            "outside of them, or use widelimit.kernels.dynamics.gradient_flow."
         )
 
 
