@@ -84,7 +84,7 @@ class Pooled(nn.Module):
         return nn.Dense(3)(x.reshape(x.shape[0], -1))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
 def test_convolutional_network_with_pooling(dtype):
     """Every option of a convolution but groups."""
     x = jax.random.normal(KEYS[2], (3, 8, 8, 2))
@@ -140,8 +140,15 @@ class Decoder(nn.Module):
         return nn.DenseGeneral(8, axis=(-2, -1))(nn.dot_product_attention(q, k, v, mask=mask))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("fused", [False, True], ids=["apart", "fused"])
+@pytest.mark.parametrize(
+    "fused, dtype",
+    [
+        (False, "float32"),
+        pytest.param(False, "float64", marks=pytest.mark.slow),
+        pytest.param(True, "float32", marks=pytest.mark.slow),
+        (True, "float64"),
+    ],
+)
 def test_decoder_with_a_tied_readout(dtype, fused):
     """The table's gradient as embedding and as readout are added before they are squared: cross terms."""
     ids = jax.random.randint(KEYS[2], (3, 6), 0, 11)
@@ -196,7 +203,7 @@ class Recurrent(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        cell = nn.RNN(nn.SimpleCell(5))
+        cell = nn.RNN(nn.SimpleCell(5, param_dtype=x.dtype))
         return nn.Dense(2)(cell(x)[:, -1])
 
 

@@ -50,6 +50,7 @@ def test_a_published_residual_network():
         compare(apply, params, x, dtype=dtype, forms=("full",))
 
 
+@pytest.mark.slow
 def test_a_published_language_model():
     """A gated linear recurrence, with an associative scan inside."""
     gated = pytest.importorskip("flax_gated_linear_rnn", reason="needs the package flax-gated-linear-rnn")
