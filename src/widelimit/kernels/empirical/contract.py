@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from widelimit.kernels.empirical.costs import Form, Size, choose
 from widelimit.kernels.empirical.features import Features
+from widelimit.kernels.empirical.pooled import Pooled
 from widelimit.kernels.empirical.products import Side, by_gradient, by_gram, of_gradients
 from widelimit.kernels.empirical.triangle import Block, blocks, whole
 
@@ -53,13 +54,16 @@ def contract(
             [
                 Side(
                     _cast(features.factors[f], dtype),
-                    features.cotangents[c].astype(dtype),
+                    _multiplied(
+                        _cast(features.cotangents[c], dtype),
+                        keep=way == "gradient" and len(group) == 1 and plan.terms[f].pooled,
+                    ),
                     plan.terms[f].swapped,
                     plan.terms[f].sizes[2 if plan.terms[f].swapped else 1],
                 )
                 for f, c in group
             ]
-            for group in plan.indices
+            for group, way in zip(plan.indices, ways, strict=True)
         ]
 
     sides1 = side(features1)
@@ -96,6 +100,11 @@ def contract(
     if not per_layer:
         return _whole(total, where, size, dtype)
     return jax.tree.unflatten(plan.treedef, [_whole(part, where, size, dtype) for part in parts.values()])
+
+
+def _multiplied(cotangent: Any, keep: bool) -> Any:
+    """Cotangents as one array, unless their factors are to be kept."""
+    return cotangent.full() if isinstance(cotangent, Pooled) and not keep else cotangent
 
 
 def _cast(factor: Any, dtype: Any) -> Any:

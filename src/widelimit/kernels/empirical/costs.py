@@ -77,6 +77,10 @@ def gradient(terms: Sequence[Term], size: Size) -> Cost:
     """Returns the cost of the gradients of all samples and outputs, and of their products."""
     _, k, m = terms[0].sizes
     positions = sum(term.sizes[0] for term in terms)
+    if len(terms) == 1 and terms[0].pooled:
+        made = 2.0 * size.samples * positions * k * m
+        products = 2.0 * size.pairs * m * (k + size.squared)
+        return Cost(made + products, size.itemsize * float(size.samples * k * m))
     made = 2.0 * size.samples * size.outputs * positions * k * m if positions * k > 1 else 0.0
     return Cost(made + direct(k * m, size).flops, size.itemsize * float(size.samples * size.outputs * k * m))
 

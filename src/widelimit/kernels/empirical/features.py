@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from widelimit.kernels.empirical.groups import Term
+from widelimit.kernels.empirical.pooled import Pooled, spread
+from widelimit.kernels.empirical.uses import Use
 
 if TYPE_CHECKING:
     from widelimit.kernels.empirical.plan import Plan
@@ -28,12 +31,12 @@ class Features:
 
     Args:
         factors: of each term, what does not depend on the output: ``[N, S, K]``, or ids ``[N, S]``.
-        cotangents: of each stack of sites, what does: ``[N, C, S, M]``. Terms share stacks.
+        cotangents: of each stack of sites, what does: ``[N, C, S, M]``, or ``Pooled``. Terms share stacks.
         gradients: of each parameter without structure: ``[N, C, entries]``.
     """
 
     factors: tuple[Any, ...]
-    cotangents: tuple[jax.Array, ...]
+    cotangents: tuple[Any, ...]
     gradients: tuple[jax.Array, ...]
 
 
@@ -53,7 +56,7 @@ def features(plan: Plan, params: Any, x: Any, cotangents: Any = None) -> Feature
     leaves = jax.tree.leaves(params)
     if cotangents is None:
         cotangents = jnp.eye(plan.outputs, dtype=plan.dtype)
-    slots, wanted = plan.sites, plan.wanted
+    slots, wanted = tuple(dict.fromkeys((*plan.sites, *plan.pools))), plan.wanted
     free = {number: at for at, number in enumerate(plan.direct)}
     shapes = plan.program.shapes
 
@@ -62,18 +65,37 @@ def features(plan: Plan, params: Any, x: Any, cotangents: Any = None) -> Feature
 
         def forward(added: Any, own: Any) -> tuple[Any, Any]:
             given = [own[free[number]] if number in free else leaf for number, leaf in enumerate(leaves)]
-            return plan.program.run(given, inputs, dict(zip(slots, added, strict=True)), wanted)
+            kept = [*wanted, *plan.pools]
+            made, values = plan.program.run(given, inputs, dict(zip(slots, added, strict=True)), kept)
+            return (made, values[len(wanted) :]), values[: len(wanted)]
 
         zeros = [jnp.zeros(shapes[slot].shape, shapes[slot].dtype) for slot in slots]
         own = [leaves[number] for number in plan.direct]
         _, pull, captured = jax.vjp(forward, zeros, own, has_aux=True)
         found = dict(zip(wanted, captured, strict=True))
-        at_sites, gradients = jax.vmap(pull)(cotangents.astype(plan.dtype))
+        none = [jnp.zeros(shapes[slot].shape, shapes[slot].dtype) for slot in plan.pools]
+        at_sites, gradients = jax.vmap(lambda row: pull((row, none)))(cotangents.astype(plan.dtype))
         sites = dict(zip(slots, at_sites, strict=True))
-        backs = [[jax.vmap(use.back)(sites[use.site]) for use in stack] for stack in plan.stacks]
+
+        def slopes(use: Use) -> Any:
+            """The cotangent of a site, of the sum of all it goes into."""
+            ones = [
+                jnp.full_like(zero, slot == use.pool) for slot, zero in zip(plan.pools, none, strict=True)
+            ]
+            return pull((jnp.zeros(plan.outputs, plan.dtype), ones))[0][slots.index(use.site)]
+
+        def cotangent(stack: Sequence[Use]) -> Any:
+            """Of all sites of a stack."""
+            use, pool = stack[0], stack[0].pool
+            if len(stack) == 1 and pool is not None:
+                rows = jax.vmap(lambda row: use.back(spread(plan.program, use.site, pool, row))[0])
+                return Pooled(rows(sites[pool]), use.back(slopes(use)))
+            backs = [jax.vmap(use.back)(sites[use.site]) for use in stack]
+            return jnp.concatenate(backs, 1) if len(backs) > 1 else backs[0]
+
         return Features(
             factors=tuple(_left(term, found) for term in plan.terms),
-            cotangents=tuple(jnp.concatenate(parts, 1) if len(parts) > 1 else parts[0] for parts in backs),
+            cotangents=tuple(map(cotangent, plan.stacks)),
             gradients=tuple(gradient.reshape(gradient.shape[0], -1) for gradient in gradients),
         )
 

@@ -28,6 +28,11 @@ class Term:
         return self.uses[0].kind == "embedding"
 
     @property
+    def pooled(self) -> bool:
+        """Whether its cotangents are products, see ``Pooled``."""
+        return len(self.uses) == 1 and self.uses[0].pool is not None and not self.swapped
+
+    @property
     def sizes(self) -> tuple[int, int, int]:
         """Positions in all, rows, columns."""
         _, rows, columns = self.uses[0].sizes

@@ -42,6 +42,7 @@ class Plan:
         clusters: groups that share one cotangent, by number.
         sites: slots whose cotangents are needed.
         wanted: slots whose values are needed.
+        pools: slots of sums over positions whose cotangents are needed.
     """
 
     program: Program
@@ -62,6 +63,7 @@ class Plan:
     clusters: tuple[tuple[int, ...], ...]
     sites: tuple[int, ...]
     wanted: tuple[int, ...]
+    pools: tuple[int, ...]
 
     @property
     def size(self) -> Size:
@@ -169,7 +171,9 @@ def _numbered(groups: tuple[Group, ...]) -> dict[str, Any]:
     uses = [use for term in terms for use in term.uses]
     scales = [scale[0] for use in uses for scale in use.scales if not isinstance(scale, int)]
     operands = [use.operand for use in uses if use.operand is not None]
+    pools = [use.pool for use in uses if use.pool is not None]
     return {
+        "pools": tuple(dict.fromkeys(pools)),
         "terms": tuple(terms),
         "indices": tuple(indices),
         "stacks": tuple(uses for _, uses in stacks.values()),

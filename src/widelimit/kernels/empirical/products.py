@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.features import Ids
+from widelimit.kernels.empirical.pooled import Pooled, by_pooled
 from widelimit.kernels.empirical.triangle import Block
 
 # Bytes that an intermediate array may take before it is computed in pieces.
@@ -28,7 +29,7 @@ class Side(NamedTuple):
     """The two factors of a term's gradients, for the samples of one side."""
 
     factor: Any  # shape=(N, S, K), or Ids
-    cotangent: jax.Array  # shape=(N, C, S, M)
+    cotangent: Any  # shape=(N, C, S, M), or Pooled
     swapped: bool
     rows: int
 
@@ -56,6 +57,14 @@ def by_gradient(
     By blocks of the kernel.
     """
     same = terms1 is terms2
+    if isinstance(terms1[0].cotangent, Pooled):
+        (one,), (two,) = terms1, terms2
+        first = einsum("isk,ism->ikm", one.factor, one.cotangent.shared)
+        second = first if same else einsum("isk,ism->ikm", two.factor, two.cotangent.shared)
+        return [
+            by_pooled(first[rows], one.cotangent.rows[rows], second[cols], two.cotangent.rows[cols], form)
+            for rows, cols in where
+        ]
     rows, columns = terms1[0].rows, terms1[0].right[0].shape[-1]
     samples, outputs = terms1[0].cotangent.shape[:2]
     samples = max(samples, terms2[0].cotangent.shape[0])
@@ -67,7 +76,7 @@ def by_gradient(
         first = _gradient(terms1, begin, height)
         second = first if same else _gradient(terms2, begin, height)
         j, d, out = LETTERS[form]
-        return [einsum(f"ikcm,{j}k{d}m->{out}", first[rows], second[cols]) for rows, cols in where]
+        return [einsum(f"icmk,{j}{d}mk->{out}", first[rows], second[cols]) for rows, cols in where]
 
     if pieces == 1:
         return piece(0)
@@ -98,7 +107,7 @@ def _padded(terms: Sequence[Side], rows: int) -> list[Side]:
 
 
 def _gradient(terms: Sequence[Side], begin: Any, height: int) -> Any:
-    """Some rows of the gradients of all samples, ``ikcm``."""
+    """Some rows of the gradients of all samples, ``icmk``: products of these need no transposition."""
     total = None
     for term in terms:
         (left, axes), (right, others) = term.left, term.right
@@ -108,7 +117,7 @@ def _gradient(terms: Sequence[Side], begin: Any, height: int) -> Any:
             left = hot.astype(right.dtype) * left.weights[:, :, None]
         elif left.shape[-1] != height:
             left = jax.lax.dynamic_slice_in_dim(left, begin, height, axis=-1)
-        part = einsum(f"{axes},{others}->ikcm", left, right)
+        part = einsum(f"{axes},{others}->icmk", left, right)
         total = part if total is None else total + part
     return total
 

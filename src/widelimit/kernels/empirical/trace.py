@@ -14,6 +14,7 @@ from jax.extend.core import Literal
 from widelimit.kernels.empirical.groups import Group, gather
 from widelimit.kernels.empirical.live import narrow, outputs
 from widelimit.kernels.empirical.merge import merge
+from widelimit.kernels.empirical.pooled import pooled
 from widelimit.kernels.empirical.program import Program, operation, row, stack
 from widelimit.kernels.empirical.uses import USES, Use
 from widelimit.kernels.empirical.views import View, moved, split, whole
@@ -46,7 +47,8 @@ def trace(function: Callable[..., Any], params: Sequence[Any], inputs: Sequence[
     while True:  # a parameter found to have no structure is data for the next walk: loops may stay loops
         walk = _Walk(len(params), direct)
         walk.start(closed, len(params))
-        groups, overlapping = gather(narrow(walk.program, walk.uses, outputs(walk.program)))
+        uses = narrow(walk.program, walk.uses, outputs(walk.program))
+        groups, overlapping = gather(pooled(walk.program, uses))
         failed = dict(walk.failed)
         for leaf, why in overlapping.items():
             note(failed, leaf, why)

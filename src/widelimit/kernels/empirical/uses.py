@@ -33,6 +33,7 @@ class Use:
         rows: layout of the rows in the parameter.
         cols: layout of the columns.
         sizes: S, K, M.
+        pool: slot of the sum over positions that all of it goes into, see ``pooled``; None if there is none.
     """
 
     leaf: int
@@ -48,6 +49,7 @@ class Use:
     rows: Layout
     cols: Layout
     sizes: tuple[int, int, int]
+    pool: int | None = None
 
 
 def matrix(array: Any, first: Sequence[int], second: Sequence[int]) -> Any:
