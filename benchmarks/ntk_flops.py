@@ -55,8 +55,8 @@ def needed(case: Case) -> float:
 
     * MLP: cotangents ``N O W^2`` through each of 2 hidden matrices; their squares ``N^2/2 O^2 W`` (full) or
       ``N^2/2 O W`` (trace) for each of 3 hidden layers, the last of which needs no O in the trace.
-    * CNN, ``S`` pixels and ``F = 9 W`` inputs a patch: cotangents ``N O S F W`` through 2 convolutions,
-      gradients as much again, their products ``N^2/2 O^2 F W``.
+    * CNN, ``S`` pixels and ``F = 9 W`` inputs a patch: cotangents ``N O S F W`` through 2 convolutions; for
+      the one of them that is not pooled, gradients as much again, and their products ``N^2/2 O^2 F W``.
     * Decoder, ``S`` tokens: a block has ``12 W^2`` entries, all of which meet all tokens in every block but
       the last, where only keys and values do (``2 W^2``): ``N O S`` times these for the cotangents, again for
       the gradients, and ``N^2/2 O`` for the products. What meets the last token alone is negligible.
@@ -71,8 +71,11 @@ def needed(case: Case) -> float:
     if case.network == "cnn":
         hidden = (DEPTH - 1) * 9 * w * w
         first, pixels = 27 * w, 16 * 16
-        squares = pairs * (o * o if case.form == "full" else o) * (first + hidden)
-        return 2.0 * (n * pixels * (first + hidden) * (1 + o) + n * o * pixels * hidden + squares)
+        pooled = hidden / (DEPTH - 1)
+        squares = pairs * ((o * o if case.form == "full" else o) * (first + hidden - pooled) + pooled)
+        forward = n * pixels * (first + hidden)
+        gradients = n * pixels * (o * (first + hidden - pooled) + pooled)
+        return 2.0 * (forward + n * o * pixels * hidden + gradients + squares)
     entries = 12 * w * w * (BLOCKS - 1) + 2 * w * w
     attention = TOKENS * TOKENS * w * 2 * (BLOCKS - 1)
     forward = n * (TOKENS * entries + attention)
