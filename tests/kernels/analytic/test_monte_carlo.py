@@ -98,14 +98,14 @@ def test_the_mean_of_many_is_the_limit(config):
 
 @pytest.mark.slow
 def test_the_mean_errs_as_the_inverse_of_width():
-    """The bias of the mean NTK of tanh networks falls as 1/width, measured with 16 000 seeds a width.
+    """The bias of the mean NTK of tanh networks falls as 1/width, measured with 131 072 seeds a width.
 
     The bias is projected on the limit, so that one number per width is left, with a standard error.
     """
     widths, x, points = np.array([8, 16, 32, 64]), samples(3, 3), []
     for n in widths:
         config = mlp(PARAMETRIZATIONS["ntk"], width=int(n), base_width=8, activation="tanh", bias=False)
-        found, limit = finite(config, x, seeds=16_384)
+        found, limit = finite(config, x, seeds=131_072)
         bias = ((found.ntk - limit.ntk) * limit.ntk).sum((1, 2)) / (limit.ntk**2).sum()
         points.append((bias.mean(), bias.std(ddof=1) / len(bias) ** 0.5))
     mean, error = np.abs(np.array(points)).T
@@ -113,5 +113,4 @@ def test_the_mean_errs_as_the_inverse_of_width():
     at = np.log(widths) - np.average(np.log(widths), weights=weight)
     slope, noise = (weight * at) @ np.log(mean) / (weight @ at**2), (weight @ at**2) ** -0.5
     assert noise < 0.1
-    # 1/width^2 terms are 1/8 of the first at the smallest width, which may tilt the line by as much.
-    assert abs(slope + 1) < 3 * noise + 0.125
+    assert abs(slope + 1) < 3 * noise
