@@ -21,6 +21,7 @@ from benchmarks.ntk_worker import OURS, SIDES
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.filterwarnings("ignore:size requires ndarray:DeprecationWarning")  # of neural-tangents
 @pytest.mark.parametrize("form", ["full", "trace"])
 def test_all_sides_compute_the_same_kernel(form):
     """A peer that is slower because it computes something else would be no comparison."""

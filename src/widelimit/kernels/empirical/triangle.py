@@ -11,18 +11,19 @@ from widelimit.kernels.empirical.costs import Size
 
 Block = tuple[slice, slice]
 
-# More blocks come closer to half the work; smaller matrix products come less close to the peak.
+# More blocks come closer to half the work. Products with fewer rows than this lose more than that saves:
+# measured on two cores, for the kernels of benchmarks/empirical_ntk.py.
 BLOCKS = 8
-HEIGHT = 64
+HEIGHT = 512
 
 
 def blocks(size: Size) -> list[Block]:
     """Returns which rows to compute together, with which columns: from the block's first row on.
 
     Example:
-        >>> blocks(Size(256, 256, 1, "trace", same=True))[-1]
-        (slice(192, 256, None), slice(192, 256, None))
-        >>> blocks(Size(256, 256, 1, "trace"))
+        >>> blocks(Size(256, 256, 10, "full", same=True))[-1]
+        (slice(204, 256, None), slice(204, 256, None))
+        >>> blocks(Size(256, 256, 10, "full"))
         [(slice(0, 256, None), slice(0, 256, None))]
     """
     number = 1
