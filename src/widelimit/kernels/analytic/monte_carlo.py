@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from widelimit import models
 from widelimit.kernels.analytic.kernel import Kernel, checked_config, checked_rates, checked_samples
 from widelimit.kernels.analytic.networks import Config
-from widelimit.kernels.empirical import ntk
+from widelimit.kernels.empirical.ntk import ntk
 
 _MODELS: dict[type, Any] = {
     models.MLPConfig: models.MLP,

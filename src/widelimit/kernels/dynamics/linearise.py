@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
-Apply = Callable[[PyTree, Any], jax.Array]
+from widelimit.kernels.checks import Apply, PyTree, parameters
 
 
 def linearise(apply: Apply, params: PyTree) -> Apply:
@@ -31,6 +29,7 @@ def linearise(apply: Apply, params: PyTree) -> Apply:
     Reference:
         Lee et al., arXiv 1902.06720, Eq. 3.
     """
+    parameters(params)
 
     def linear(new: PyTree, x: Any) -> jax.Array:
         value, change = jax.jvp(lambda p: apply(p, x), (params,), (_minus(new, params),))
@@ -58,6 +57,7 @@ def quadratic(apply: Apply, params: PyTree) -> Apply:
     Reference:
         Zhu et al., arXiv 2205.11787, Eq. 2.
     """
+    parameters(params)
 
     def second_order(new: PyTree, x: Any) -> jax.Array:
         direction = _minus(new, params)

@@ -13,17 +13,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from widelimit.kernels.empirical import checks
+from widelimit.kernels import checks
+from widelimit.kernels.checks import Apply, PyTree
 from widelimit.kernels.empirical.budget import for_arrays, show_bytes
+from widelimit.kernels.empirical.checks import pair
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.identity import identity
-from widelimit.kernels.empirical.plan import Apply
 from widelimit.kernels.empirical.programs import Network, converted
 from widelimit.kernels.empirical.results import InMemory, OnDisk
 from widelimit.kernels.empirical.samples import block
 from widelimit.kernels.empirical.tiling import Job
-
-PyTree = Any
 
 
 def ntk_in_blocks(
@@ -83,7 +82,7 @@ def ntk_in_blocks(
         >>> ntk_in_blocks(lambda w, x: x @ w, np.ones((3, 2), np.float32), x, form="trace").tolist()[0]
         [2.0, 0.0, 0.0, 0.0]
     """
-    n1, n2 = checks.pair(x1, x2, form)
+    n1, n2 = pair(x1, x2, form)
     checks.parameters(params)
     if dtype is not None and np.dtype(dtype).name not in ("float32", "float64"):
         raise ValueError(f"dtype must be 'float32', 'float64' or None; got {dtype!r}.")

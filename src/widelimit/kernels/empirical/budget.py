@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-PyTree = Any
+from widelimit.kernels.checks import PyTree
+
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 RESERVED = (

@@ -11,9 +11,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from widelimit.kernels.empirical.plan import Apply
-
-PyTree = Any
+from widelimit.kernels.checks import Apply, PyTree
 
 
 def identity(

@@ -9,16 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from widelimit.kernels.empirical import checks
+from widelimit.kernels import checks
+from widelimit.kernels.checks import Apply, PyTree
 from widelimit.kernels.empirical.contract import contract
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.features import features
-from widelimit.kernels.empirical.plan import Apply, Plan, PyTree, plan
+from widelimit.kernels.empirical.plan import Plan, plan
 
 # Bytes that cotangents may take before the outputs are taken in pieces.
 PIECE = 2**24
-
-__all__ = ["Apply", "Form", "PyTree", "kernel", "ntk"]
 
 
 def ntk(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from widelimit.kernels.empirical import checks, describe
+from widelimit.kernels.checks import Apply, PyTree, parameters
+from widelimit.kernels.empirical import describe
+from widelimit.kernels.empirical.checks import outputs, pair
 from widelimit.kernels.empirical.costs import Form, Size, choose
 from widelimit.kernels.empirical.groups import Group, Term
 from widelimit.kernels.empirical.program import Program
 from widelimit.kernels.empirical.trace import trace
 from widelimit.kernels.empirical.uses import Use
-
-PyTree = Any
-Apply = Callable[[PyTree, Any], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,8 +118,8 @@ def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = 
     Reference:
         Novak et al., Fast Finite Width Neural Tangent Kernel (arXiv 2206.08720).
     """
-    rows, columns = checks.pair(x1, x2, form)
-    paths = checks.parameters(params)
+    rows, columns = pair(x1, x2, form)
+    paths = parameters(params)
     leaves, treedef = jax.tree.flatten(params)
     sample, inputs = jax.tree.flatten(x1)
     shapes = [jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype) for array in sample]
@@ -129,7 +127,7 @@ def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = 
 
     def forward(params: Any, x: Any) -> Any:
         made = apply(jax.tree.unflatten(treedef, params), jax.tree.unflatten(inputs, x))
-        checks.outputs(made)
+        outputs(made)
         return made.reshape(-1)
 
     traced = trace(forward, given, shapes)

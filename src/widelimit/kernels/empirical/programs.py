@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from widelimit.kernels.checks import Apply, PyTree
 from widelimit.kernels.empirical.budget import program_bytes, tree_bytes
 from widelimit.kernels.empirical.contract import contract
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.features import features
 from widelimit.kernels.empirical.ntk import kernel
-from widelimit.kernels.empirical.plan import Apply, plan
+from widelimit.kernels.empirical.plan import plan
 from widelimit.kernels.empirical.samples import block
 from widelimit.kernels.empirical.sharded import layout, place, spread
-
-PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)

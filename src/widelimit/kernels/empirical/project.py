@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from widelimit.kernels.empirical import checks
+from widelimit.kernels import checks
+from widelimit.kernels.checks import Apply, PyTree
+from widelimit.kernels.empirical.checks import pair
 from widelimit.kernels.empirical.ntk import ntk
-from widelimit.kernels.empirical.plan import Apply
-
-PyTree = Any
 
 
 def sketch(
@@ -73,7 +72,10 @@ def sketch(
     size, chunk = _positive("size", size), _positive("chunk", chunk)
     if per not in ("output", "sum"):
         raise ValueError(f"Expected per to be 'output' or 'sum', got {per!r}.")
+    checks.samples(x, "x")
+    checks.parameters(params)
     roots = _roots(params, rates)
+    checks.uncoupled(apply, params, x)
 
     leaves, tree = jax.tree.flatten(params)
     ends = np.cumsum([jnp.size(w) for w in leaves]).tolist()
@@ -103,7 +105,9 @@ def sketch(
         columns = columns.reshape(-1, *columns.shape[2:])[:size]
         return jnp.moveaxis(columns, 0, -1) / size**0.5
 
-    return features(params, x, key)
+    found = features(params, x, key)
+    checks.finite(found)
+    return found
 
 
 def ntk_hutchinson(
@@ -149,9 +153,11 @@ def ntk_hutchinson(
     Reference:
         Hutchinson, Comm. Statist. Simulation 19 (1990); Mohamadi et al., arXiv 2206.12543.
     """
-    n1, n2 = checks.pair(x1, x2, "trace")
+    n1, n2 = pair(x1, x2, "trace")
     if _positive("probes", probes) < 2:
         raise ValueError("Expected 2 or more probes, got 1; an error bar needs their spread.")
+    checks.parameters(params)
+    checks.uncoupled(apply, params, x1)
     out = jax.eval_shape(apply, params, x1)
     outputs = int(np.prod(out.shape[1:]))
 
@@ -169,6 +175,7 @@ def ntk_hutchinson(
 
     start = jnp.zeros((n1, n2), jax.eval_shape(one, key).dtype)
     (_, mean, squares), _ = jax.lax.scan(add, (start[0, 0], start, start), jax.random.split(key, probes))
+    checks.finite(mean)
     return mean, jnp.sqrt(squares / (probes * (probes - 1)))
 
 

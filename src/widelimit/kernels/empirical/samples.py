@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PyTree = Any
+from widelimit.kernels.checks import PyTree
 
 
 def block(x: PyTree, start: int, size: int) -> PyTree:

@@ -9,13 +9,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from widelimit.kernels.empirical import checks
+from widelimit.kernels import checks
+from widelimit.kernels.checks import Apply, PyTree
+from widelimit.kernels.empirical.checks import pair
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.ntk import ntk
-from widelimit.kernels.empirical.plan import Apply
 from widelimit.kernels.empirical.samples import block
-
-PyTree = Any
 
 
 def ntk_sharded(
@@ -62,8 +61,10 @@ def ntk_sharded(
         >>> ntk_sharded(lambda w, x: x @ w, jnp.ones((2, 3)), jnp.eye(2), mesh=mesh, form="trace").tolist()
         [[3.0, 0.0], [0.0, 3.0]]
     """
-    n1, n2 = checks.pair(x1, x2, form)
+    n1, n2 = pair(x1, x2, form)
+    checks.parameters(params)
     (rows, columns), output = layout(mesh, form)
+    checks.uncoupled(apply, params, x1)
 
     def padded(x: PyTree, n: int, axis: PartitionSpec) -> PyTree:
         parts = math.prod(mesh.shape[name] for name in jax.tree.leaves(tuple(axis)))
@@ -79,6 +80,7 @@ def ntk_sharded(
         place(padded(x1 if x2 is None else x2, n2, columns), mesh, columns),
     )
     shape = (n1, *result.shape[1:]) if form == "self" else (n1, n2, *result.shape[2:])
+    checks.finite(result)
     if result.shape == shape:
         return result
     return place(result, mesh, PartitionSpec())[tuple(slice(size) for size in shape)]

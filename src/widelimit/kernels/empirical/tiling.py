@@ -12,13 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from widelimit.kernels.checks import PyTree
 from widelimit.kernels.empirical.budget import show_bytes
 from widelimit.kernels.empirical.costs import Form
 from widelimit.kernels.empirical.programs import Network, Programs
 from widelimit.kernels.empirical.results import Rectangle
 from widelimit.kernels.empirical.samples import block
 
-PyTree = Any
 LARGEST = 64 * 2**20  # bytes of a tile: larger ones are no faster
 BLOCKS = 16  # on a side, or the squares on the diagonal, of which half is waste, are too large a part
 FEW = 128  # features of fewer samples than this fit: better to take the outputs in pieces
@@ -181,7 +181,9 @@ class Job:
         if self.form == "self":
             numbers = numbers[:, None]
         numbers = numbers[: part.bottom - part.top, : part.right - part.left]
-        if not math.isfinite(numbers.sum(dtype=np.float64)):
+        with np.errstate(invalid="ignore"):
+            total = numbers.sum(dtype=np.float64)
+        if not math.isfinite(total):
             raise FloatingPointError(
                 f"the kernel is not finite for some of the samples {part.top}..{part.bottom - 1}: "
                 "the outputs or their gradients overflow, or are NaN. dtype='float64' widens the range."

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from widelimit.kernels import checks
+from widelimit.kernels.checks import Apply, PyTree
 from widelimit.kernels.dynamics.linearise import linearise
 from widelimit.kernels.empirical.ntk import ntk
 from widelimit.kernels.spectra.matrices import as_matrix
 from widelimit.kernels.spectra.measures import alignment, cka_gap, relative_change, trace_ratio
-from widelimit.kernels.spectra.operators import Apply, PyTree, precision
+from widelimit.kernels.spectra.operators import precision
 
 Form = Literal["trace", "full", "sum"]
 Verdict = Literal["lazy", "between", "rich"]
@@ -150,10 +152,12 @@ def laziness(
     """
     if form not in ("trace", "full", "sum"):
         raise ValueError(f"Expected form to be 'trace', 'full' or 'sum', got {form!r}.")
+    checks.parameters(start)
     motion = _relative_motion(start, end)
     with precision(
         np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(start) if hasattr(leaf, "dtype")), "f4")
     ):
+        checks.uncoupled(apply, start, x)
         outputs, tangents = _evaluate(apply, form, start, end, x, rates)
         before, after, tangent = (np.asarray(output, float) for output in outputs)
     if before.ndim == 0 or len(before) < 2:

@@ -14,10 +14,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpy.typing import ArrayLike
 
+from widelimit.kernels import checks
+from widelimit.kernels.checks import Apply, PyTree
 from widelimit.kernels.spectra.matrices import symmetric
-
-PyTree = Any
-Apply = Callable[[PyTree, Any], jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -116,7 +115,8 @@ def operator(
     Reference:
         Novak et al., arXiv 2206.08720, Section 3.2 (NTK-vector products).
     """
-    samples = _count_samples(x)
+    samples = checks.samples(x, "x")
+    checks.parameters(params)
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"Expected batch_size to be a positive whole number or None, got {batch_size!r}.")
     dtype = _dtype(params)
@@ -137,6 +137,7 @@ def operator(
             raise TypeError(
                 f"Expected outputs of the parameters' dtype {dtype}, got {outputs.dtype}; cast either."
             )
+        checks.uncoupled(apply, params, x)
         product = _TangentProduct(apply, None if batch_size is None or batch_size >= samples else batch_size)
         arguments = _Tangent(params, x, match_rates(rates, params))
     return KernelOperator(product, arguments, (samples, math.prod(outputs.shape[1:])), dtype)
@@ -206,19 +207,10 @@ def precision(dtype: Any) -> contextlib.AbstractContextManager[Any]:
 
 def match_rates(rates: PyTree, params: PyTree) -> PyTree:
     """Returns one scalar of the parameter's dtype per parameter, or None for all 1."""
-    if rates is None:
+    found = checks.scales(rates, params)
+    if found is None:
         return None
-    rates = getattr(rates, "learning_rate", rates)
-    expected: Any = jax.tree.structure(params)
-    given: Any = jax.tree.structure(rates)
-    if expected != given:
-        raise ValueError(f"Expected rates to be a pytree like the parameters, {expected}, got {given}.")
-    for rate in jax.tree.leaves(rates):
-        if jnp.ndim(rate) != 0:
-            raise ValueError(
-                f"Expected one number per parameter as rate, got one of shape {jnp.shape(rate)}."
-            )
-    return jax.tree.map(lambda rate, leaf: jnp.asarray(rate).astype(leaf.dtype), rates, params)
+    return jax.tree.map(lambda rate, leaf: jnp.asarray(rate).astype(leaf.dtype), found, params)
 
 
 class _Tangent(NamedTuple):
@@ -306,18 +298,6 @@ def _dtype(params: PyTree) -> np.dtype[Any]:
             "over what is not trained."
         )
     return dtypes.pop()
-
-
-def _count_samples(x: Any) -> int:
-    """Returns N, or says why the inputs have none."""
-    leaves = jax.tree.leaves(x)
-    sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in leaves}
-    if len(sizes) != 1 or 0 in sizes:
-        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in leaves) or "none"
-        raise ValueError(
-            f"Expected inputs whose arrays share a leading axis of N >= 1 samples, got shapes {shapes}."
-        )
-    return int(sizes.pop())
 
 
 @jax.jit
