@@ -142,7 +142,8 @@ PRESETS = {
 
 def run(config: Config, directory: Path) -> Summary:
     """Runs the experiment, or what is missing of it, and judges it."""
-    with open_results(directory, "lazy_or_rich", config) as results:
+    data = digits(config.seed, smallest_std=16.0).fingerprint()
+    with open_results(directory, "lazy_or_rich", config, fixed={"data": data}) as results:
         trainings = 2 + (1 - sizes.VALIDATION) * len(config.rich_rates)
         scale_work, size_work = config.samples, {n: trainings * n + 200 for n in config.sizes}
         total = config.seeds * len(config.log2_scales) * scale_work + config.splits * sum(size_work.values())

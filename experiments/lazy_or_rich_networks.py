@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from widelimit.scaling import ntk
 PyTree = Any
 Apply = Callable[[PyTree, Any], jax.Array]
 # As kernel theory writes it: raw weights ~ N(0, 1), multipliers 1/sqrt(fan_in), one learning rate.
-NTK = dataclasses.replace(ntk(), form="absolute", unit_variance=True)
+NTK = ntk(unit_variance=True)
 
 
 class Schedule(NamedTuple):
@@ -125,9 +124,9 @@ def _outputs(apply: Apply, start: PyTree, offset: PyTree, scale: Array, x: Array
 
 
 def trace_kernel(apply: Apply, start: PyTree, offset: PyTree, scale: float, x: Any) -> np.ndarray:
-    """Returns the NTK of h at w = w_0 + v / scale, summed over outputs, [N, N] in float64."""
+    """Returns the NTK of h at w = w_0 + v / scale, summed over outputs, [N, N], in the dtype of x."""
     x = jnp.asarray(x)
-    return np.asarray(_trace_kernel(apply, start, offset, jnp.asarray(scale, x.dtype), x), np.float64)
+    return np.asarray(_trace_kernel(apply, start, offset, jnp.asarray(scale, x.dtype), x))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -19,7 +19,7 @@ from widelimit.scaling import Parametrization, Rules, dmft, ntk
 # As kernel theory writes them: raw weights ~ N(0, 1), multipliers 1/sqrt(fan-in). The mean-field form of muP
 # is that network divided by a further sqrt(n), its learning rate times n: the same weights, the same kernel.
 PARAMETRIZATIONS: Mapping[str, Parametrization] = {
-    "ntk": dataclasses.replace(ntk(), form="absolute", unit_variance=True),
+    "ntk": ntk(unit_variance=True),
     "mup": dmft(gamma0=1.0),
 }
 _NUMBERS = ("init_std", "multiplier", "learning_rate")

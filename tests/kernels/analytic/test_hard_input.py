@@ -133,3 +133,13 @@ def test_what_is_wrong_is_said():
         analytic.kernel(config, x, batch_size=0)
     with pytest.raises(ValueError, match="seeds must be a positive integer"):
         analytic.monte_carlo(config, x, key=jax.random.key(0), seeds=0)
+
+
+def test_what_overflows_is_said():
+    """Neither samples nor rates that float64 cannot hold become NaN in silence."""
+    config = mlp(activation="relu")
+    with pytest.raises(FloatingPointError, match="so large that float64 overflows"):
+        analytic.kernel(config, np.full((2, 3), 1e160))
+    rates = jax.tree.map(lambda _: np.nan, models.rules(config, "sgd").learning_rate)
+    with pytest.raises(ValueError, match="one finite number for each parameter; got nan"):
+        analytic.kernel(config, np.ones((2, 3)), rates=rates)

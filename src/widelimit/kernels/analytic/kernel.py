@@ -82,6 +82,7 @@ def kernel(
         ValueError: if samples are not finite, have another shape than the config's, or the tolerance is
             missed; if rates are of an optimizer other than SGD, whose limit has another kernel.
         TypeError: for another config, or samples that are no real numbers.
+        FloatingPointError: if float64 overflows.
 
     Example:
         >>> from widelimit.models import MLPConfig
@@ -108,8 +109,15 @@ def kernel(
     phi = dual(config.activation, tolerance)
 
     def block(one: np.ndarray, two: np.ndarray) -> list[np.ndarray]:
-        state = walk(config, layers, phi, start(one, two))
-        return [getattr(state, name) for name in wanted]
+        with np.errstate(over="ignore", invalid="ignore"):
+            state = walk(config, layers, phi, start(one, two))
+        parts = [getattr(state, name) for name in wanted]
+        if not all(np.isfinite(part).all() for part in parts):
+            raise FloatingPointError(
+                "the kernel is not finite: samples or rates are so large that float64 overflows; "
+                "scale them down."
+            )
+        return parts
 
     size = _block_size(config, first, batch_size, diagonal)
     if diagonal:
@@ -184,6 +192,9 @@ def checked_rates(config: Config, rates: Any) -> tuple[Rules, PyTree]:
             "rates must be a pytree of numbers shaped like the parameters, "
             f"{jax.tree.structure(rules.learning_rate)}; got {jax.tree.structure(rates)}."
         )
+    for rate in jax.tree.leaves(rates):
+        if np.ndim(rate) != 0 or not np.isfinite(float(rate)):
+            raise ValueError(f"rates must hold one finite number for each parameter; got {rate!r}.")
     return rules, rates
 
 
