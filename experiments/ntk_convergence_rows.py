@@ -78,8 +78,8 @@ def _after(task: Task, start: np.ndarray, one: Mapping[str, np.ndarray]) -> dict
         spectra.trace_ratio(last, first),
         spectra.alignment(first, labels, centred=True),
         spectra.alignment(last, labels, centred=True),
-        spectra.effective_rank(first),
-        spectra.effective_rank(last),
+        spectra.effective_rank(np.linalg.eigvalsh(first)),  # of a kernel, float64 would allow less rounding
+        spectra.effective_rank(np.linalg.eigvalsh(last)),
         np.linalg.eigvalsh(first),
         np.linalg.eigvalsh(last),
     )

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.kernels.dynamics.problem import Problem, as_float64
+from widelimit.kernels.dynamics.problem import Problem
+from widelimit.kernels.matrices import as_float64
 
 TOLERANCE = 1e-9
 
@@ -24,8 +25,7 @@ def as_probabilities(kernel: Any, targets: Any, initial: Any) -> np.ndarray:
             raise ValueError(
                 "Labels do not say how many classes there are; pass probabilities, np.eye(classes)[labels]."
             )
-        if y.size and not (0 <= y.min() and y.max() < classes):
-            raise ValueError(f"labels must lie in 0..{classes - 1}; got {int(y.min())} to {int(y.max())}.")
+        check_labels(y, classes)
         return np.eye(classes)[y.astype(np.int64)]
     if (
         y.ndim != 2
@@ -38,6 +38,14 @@ def as_probabilities(kernel: Any, targets: Any, initial: Any) -> np.ndarray:
             f"labels [N]; got shape {y.shape} and dtype {np.asarray(targets).dtype}."
         )
     return y
+
+
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """Refuses labels of classes that do not exist."""
+    if labels.size and not (0 <= labels.min() and labels.max() < classes):
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1}; got {int(labels.min())} to {int(labels.max())}."
+        )
 
 
 def _log_softmax(problem: Problem, values: np.ndarray) -> np.ndarray:

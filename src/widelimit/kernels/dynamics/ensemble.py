@@ -15,8 +15,9 @@ from widelimit.kernels.dynamics.factors import (
     descent_factors,
     flow_factors,
 )
-from widelimit.kernels.dynamics.problem import as_float64, rounding, spectrum, square
+from widelimit.kernels.dynamics.problem import spectrum
 from widelimit.kernels.dynamics.solve import check_shift, factorise
+from widelimit.kernels.matrices import as_float64, rounding, square
 
 
 @dataclass(frozen=True)

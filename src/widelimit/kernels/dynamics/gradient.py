@@ -21,7 +21,8 @@ from widelimit.kernels.dynamics.factors import (
     descent_factors,
     flow_factors,
 )
-from widelimit.kernels.dynamics.problem import Problem, Spectrum, make_problem, spectrum, square
+from widelimit.kernels.dynamics.problem import Problem, Spectrum, make_problem, spectrum
+from widelimit.kernels.matrices import square
 
 Loss = Literal["mse", "cross_entropy"]
 

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-EPS = float(np.finfo(np.float64).eps)
+from widelimit.kernels.matrices import as_float64, as_matrix, check_semi_definite, square
 
 
 @dataclass(frozen=True)
@@ -51,57 +50,6 @@ class Spectrum:
     floor: float
 
 
-def as_float64(array: Any, name: str) -> tuple[np.ndarray, float]:
-    """Returns an array in float64 and the rounding of the dtype it came in; refuses what is not finite."""
-    given = array if hasattr(array, "dtype") else np.asarray(array)
-    if jnp.issubdtype(given.dtype, jnp.floating):
-        eps = float(jnp.finfo(given.dtype).eps)
-    elif jnp.issubdtype(given.dtype, jnp.integer) or given.dtype == bool:
-        eps = EPS
-    else:
-        raise TypeError(f"{name} must hold real numbers; got dtype {given.dtype}.")
-    values = np.asarray(given).astype(np.float64)
-    if not np.isfinite(values).all():
-        wrong = int((~np.isfinite(values)).sum())
-        raise ValueError(
-            f"{name} must be finite; {wrong} of its {values.size} entries are NaN or infinite. "
-            "Compute it in float64, or look for an input that overflows."
-        )
-    return values, max(eps, EPS)
-
-
-def flatten_kernel(kernel: np.ndarray) -> np.ndarray:
-    """(N1, N2, O, O) to [N1 O, N2 O], rows sample by sample; [N1, N2] stays."""
-    if kernel.ndim == 2:
-        return kernel
-    n1, n2, o, p = kernel.shape
-    return kernel.transpose(0, 2, 1, 3).reshape(n1 * o, n2 * p)
-
-
-def square(kernel: Any, name: str = "kernel") -> tuple[np.ndarray, int, int | None, float]:
-    """Returns the kernel of the training points as a symmetric matrix, N, O (None: one for all), and eps."""
-    values, eps = as_float64(kernel, name)
-    whole = values.ndim == 2 or (values.ndim == 4 and values.shape[2] == values.shape[3])
-    if not whole or values.shape[0] != values.shape[1] or not values.size:
-        raise ValueError(
-            f"{name} must have shape [N, N], the same for all outputs, or (N, N, O, O); got {values.shape}."
-        )
-    matrix = flatten_kernel(values)
-    largest, gap = np.abs(matrix).max(), np.abs(matrix - matrix.T).max()
-    if gap > rounding(eps, len(matrix)) * largest:
-        raise ValueError(
-            f"{name} must be symmetric; entries differ from their mirror image by up to {gap:.3g} "
-            f"(largest entry {largest:.3g}). Pass the kernel of the training points with themselves."
-        )
-    outputs = values.shape[2] if values.ndim == 4 else None
-    return 0.5 * (matrix + matrix.T), len(values), outputs, eps
-
-
-def rounding(eps: float, size: int) -> float:
-    """How much of the largest eigenvalue rounding may take: half the digits, as arccos near 1 does."""
-    return max(math.sqrt(eps), size * eps)
-
-
 def make_problem(
     kernel: Any,
     targets: Any,
@@ -140,7 +88,7 @@ def make_problem(
                 "test must be the kernel of test with training points, shape "
                 f"{('M', samples, *tail)}; got {array.shape}."
             )
-        rows, start = flatten_kernel(array), values(initial_test, "initial_test", len(array))
+        rows, start = as_matrix(array), values(initial_test, "initial_test", len(array))
     elif initial_test is not None:
         raise ValueError("initial_test needs test, the kernel of test with training points [M, N].")
     return Problem(
@@ -158,12 +106,7 @@ def make_problem(
 def spectrum(matrix: np.ndarray, eps: float, name: str = "kernel") -> Spectrum:
     """Returns the eigendecomposition; rounding below zero is set to zero, anything more is refused."""
     values, vectors = np.linalg.eigh(matrix)
+    check_semi_definite(values, eps, name)
     largest, lowest = float(np.abs(values).max()), float(values[0])
-    if lowest < -rounding(eps, len(values)) * largest:
-        raise ValueError(
-            f"{name} must be positive semi-definite; its eigenvalues reach from {lowest:.3g} to "
-            f"{values[-1]:.3g}, and that is more than rounding at relative precision {eps:.1g}. Check how it "
-            "was computed, or add a ridge to its diagonal yourself."
-        )
     floor = max(10 * eps * largest, -2 * lowest)
     return Spectrum(values=np.maximum(values, 0.0), vectors=vectors, floor=floor)

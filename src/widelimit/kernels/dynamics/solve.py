@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from widelimit.kernels.dynamics.problem import EPS, spectrum
+from widelimit.kernels.dynamics.problem import spectrum
+from widelimit.kernels.matrices import EPS
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Spectra of tangent kernels, matrix-free, and measures of how two kernels differ."""
 
+from widelimit.kernels.matrices import as_matrix, centre, eigenvalues
 from widelimit.kernels.spectra.lanczos import Eigenpairs, top_eigenpairs
 from widelimit.kernels.spectra.lazy import Laziness, laziness
 from widelimit.kernels.spectra.learning_curves import (
@@ -7,7 +8,6 @@ from widelimit.kernels.spectra.learning_curves import (
     learnabilities,
     learning_curve,
 )
-from widelimit.kernels.spectra.matrices import as_matrix, centre, eigenvalues
 from widelimit.kernels.spectra.measures import (
     alignment,
     cka,

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
-from widelimit.kernels.spectra.matrices import symmetric
+from widelimit.kernels.matrices import symmetric
 from widelimit.kernels.spectra.modes import Spectrum, bisect, check_numbers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from widelimit.kernels.spectra.matrices import as_matrix, centre, symmetric
+from widelimit.kernels.matrices import as_matrix, centre, symmetric
 
 
 def alignment(kernel: ArrayLike, targets: ArrayLike, *, centred: bool = False) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from widelimit.kernels.spectra.matrices import positive_eigenvalues
+from widelimit.kernels.matrices import positive_eigenvalues
 
 Kind = Literal["entropy", "participation", "largest"]
 
