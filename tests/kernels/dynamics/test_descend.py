@@ -97,3 +97,32 @@ def test_targets_of_another_shape_are_refused():
         descend(apply, params, x, jnp.zeros(5), 0.1, 1)
     with pytest.raises(ValueError, match="'hinge'"):
         descend(apply, params, x, jnp.zeros((5, 2)), 0.1, 1, loss="hinge")
+
+
+@pytest.mark.parametrize("label", [-1, 2, 7])
+def test_labels_of_classes_that_do_not_exist_are_refused(label):
+    """A one-hot row of zeros would train towards no class. Compiled as well, where the labels are known."""
+    apply, params, _, x = network(dtype="float32")
+    for kind in (np.array, jnp.array):
+        y = kind([0, 1, 1, 0, label])
+        run = lambda params, y=y: descend(apply, params, x, y, 0.1, 1, loss="cross_entropy").train  # noqa: E731
+        for call in (run, jax.jit(run)):
+            with pytest.raises(ValueError, match=rf"labels must lie in 0..1; got {min(label, 0)} to"):
+                call(params)
+
+
+def test_rates_and_momenta_that_do_not_exist_are_refused():
+    """In the words of gradient_descent; those that are traced are not looked at."""
+    apply, params, _, x = network(dtype="float32")
+    y = jnp.array([0, 1, 1, 0, 1])
+    run = lambda rate, momentum: (  # noqa: E731
+        descend(apply, params, x, y, rate, 1, momentum=momentum, loss="cross_entropy").train
+    )
+    for rate in (-0.1, 0.0, np.nan, jnp.inf, jnp.array(-0.1), jnp.array([0.1])):
+        with pytest.raises(ValueError, match="rate must be a positive number; got"):
+            run(rate, 0.0)
+    for momentum in (1.0, -0.1, np.nan):
+        with pytest.raises(ValueError, match="momentum must be a number from 0 to below 1; got"):
+            run(0.1, momentum)
+    mapped = jax.jit(jax.vmap(run))(jnp.array([-0.1, 0.1]), jnp.array([0.0, 0.5]))
+    np.testing.assert_allclose(mapped[1], run(0.1, 0.5), rtol=1e-5, atol=1e-6)

@@ -6,7 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from widelimit.kernels.checks import concrete
+from widelimit.kernels.dynamics.cross_entropy import check_labels
+from widelimit.kernels.dynamics.factors import check_rate
 from widelimit.kernels.dynamics.linearise import Apply, PyTree
 from widelimit.scaling import Rules
 
@@ -62,7 +66,8 @@ def descend(
         test: inputs to predict as well, leading axis M.
 
     Raises:
-        ValueError: if the targets do not go with the outputs, or the loss is unknown.
+        ValueError: if the targets do not go with the outputs, a label names no class, or rate, momentum or
+            loss is none. Labels, rate and momentum that are traced are not looked at.
 
     Example:
         >>> path = descend(lambda w, x: w * x, jnp.array(0.0), jnp.ones(1), jnp.ones(1), 0.5, 2)
@@ -74,6 +79,7 @@ def descend(
     """
     if loss not in ("mse", "cross_entropy"):
         raise ValueError(f'loss must be "mse" or "cross_entropy"; got {loss!r}.')
+    check_rate(rate if concrete(rate) else 1.0, momentum if concrete(momentum) else 0.0)
     scale = rates.learning_rate if isinstance(rates, Rules) else rates
     if scale is None:
         scale = jax.tree.map(lambda _: 1.0, params)
@@ -101,5 +107,7 @@ def _residual(f: jax.Array, y: jax.Array, loss: str) -> jax.Array:
     if not labels and f.shape != y.shape:
         raise ValueError(f"targets must be shaped like the outputs, {f.shape}; got {y.shape}.")
     if labels:
+        if concrete(y):
+            check_labels(np.asarray(y), f.shape[-1])
         y = jax.nn.one_hot(y, f.shape[-1], dtype=f.dtype)
     return (jax.nn.softmax(f) if loss == "cross_entropy" else f) - y
