@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Row, Worker, median, report
+from benchmarks.common import Row, Worker, median, report, table
 from benchmarks.ntk_big import big
 from benchmarks.ntk_cases import Case
 from benchmarks.ntk_flops import needed
@@ -131,7 +131,8 @@ def compare(name: str, case: Case, flags: argparse.Namespace) -> list[Row]:
                 "difference": float(np.linalg.norm(kernel - own) / np.linalg.norm(own)),
             }
         )
-    print(f"{case}: a float32 matrix product of {MATMUL}^3 reached {peak / 1e9:.1f} Gflop/s", flush=True)
+    print(f"{case}: a float32 matrix product of {MATMUL}^3 reached {peak / 1e9:.1f} Gflop/s")
+    print(table(rows), flush=True)  # also in the report; a run that is stopped has shown what it has
     return rows
 
 
