@@ -35,6 +35,7 @@ def neural_tangents() -> types.ModuleType:
     * ``batch`` and ``monte_carlo_kernel_fn`` on several devices, which need ``pmap``;
     * ``predict.gradient_descent_mse`` of a kernel under ``jit`` or ``vmap``, whose tracing it steps out of;
     * ``predict.max_learning_rate``, which needs an argument that SciPy has removed;
+    * ``stax.RectifiedMonomial``, whose formula for a sample with itself is 0 / 0: NaN, or wrong;
     * ``experimental``, which needs TensorFlow.
 
     Raises:
@@ -163,6 +164,7 @@ def _guarded(package: types.ModuleType) -> types.ModuleType:
     return _copied(
         package,
         predict=predict,
+        stax=_copied(package.stax, RectifiedMonomial=_refuse_monomial),
         batch=_checked(package.batch, _check_devices),
         monte_carlo_kernel_fn=_checked(package.monte_carlo_kernel_fn, _check_devices, _check_implementation),
         **checked,
@@ -219,6 +221,14 @@ def _check_concrete(arguments: dict[str, Any]) -> None:
             "predict.gradient_descent_mse cannot take a kernel under jit, vmap or grad on this JAX; call it "
             "outside of them, or use widelimit.kernels.dynamics.gradient_flow."
         )
+
+
+def _refuse_monomial(*args: Any, **kwargs: Any) -> Any:
+    """Stands in for ``stax.RectifiedMonomial``."""
+    raise NotImplementedError(
+        "stax.RectifiedMonomial divides 0 by 0 where a sample meets itself, so that its kernel's diagonal is "
+        "NaN or wrong; use stax.Relu for degree 1, else stax.ElementwiseNumerical of the function."
+    )
 
 
 def _refuse_rate(*args: Any, **kwargs: Any) -> Any:
