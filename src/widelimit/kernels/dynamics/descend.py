@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.kernels.checks import concrete
+from widelimit.kernels.checks import Apply, PyTree, concrete, parameters, scales
 from widelimit.kernels.dynamics.cross_entropy import check_labels
 from widelimit.kernels.dynamics.factors import check_rate
-from widelimit.kernels.dynamics.linearise import Apply, PyTree
-from widelimit.scaling import Rules
 
 
 class Descent(NamedTuple):
@@ -80,7 +78,8 @@ def descend(
     if loss not in ("mse", "cross_entropy"):
         raise ValueError(f'loss must be "mse" or "cross_entropy"; got {loss!r}.')
     check_rate(rate if concrete(rate) else 1.0, momentum if concrete(momentum) else 0.0)
-    scale = rates.learning_rate if isinstance(rates, Rules) else rates
+    parameters(params)
+    scale = scales(rates, params)
     if scale is None:
         scale = jax.tree.map(lambda _: 1.0, params)
 
