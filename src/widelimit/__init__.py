@@ -1,9 +1,9 @@
 """What happens to a network as it grows: parametrize it, predict the limit, train finite networks beside it.
 
 The rooms, from the bottom up: ``scaling`` (roles, exponents, rules), ``optim`` (optax transforms that apply a
-rule tree), ``models``, ``kernels`` (of infinite and finite networks), ``training``, ``compare`` and ``figures``.
-The first two load with the package, which costs little more than importing JAX, Flax and Optax; the others when
-they are first used.
+rule tree), ``models``, ``kernels`` (of infinite and finite networks), ``training``, ``compare`` and
+``figures``. The first two load with the package, which costs little more than importing JAX, Flax and Optax;
+the others when they are first used.
 """
 
 from __future__ import annotations

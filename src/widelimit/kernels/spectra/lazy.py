@@ -15,7 +15,7 @@ from widelimit.kernels import checks
 from widelimit.kernels.checks import Apply, PyTree
 from widelimit.kernels.dynamics.linearise import linearise
 from widelimit.kernels.empirical.ntk import ntk
-from widelimit.kernels.spectra.matrices import as_matrix
+from widelimit.kernels.matrices import as_matrix
 from widelimit.kernels.spectra.measures import alignment, cka_gap, relative_change, trace_ratio
 from widelimit.kernels.spectra.operators import precision
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from widelimit.kernels import checks
 from widelimit.kernels.checks import Apply, PyTree
-from widelimit.kernels.spectra.matrices import symmetric
+from widelimit.kernels.matrices import symmetric
 
 
 @jax.tree_util.register_dataclass
