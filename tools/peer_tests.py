@@ -8,7 +8,8 @@ Expected: every test passes but those in EXPECTED, each with its reason; the las
 status is 0. It is 1, and the last line says why, if another test fails, if a file passes no test, if a name
 that selects tests selects none, or if a test in EXPECTED does not fail any more. The tests are copied to a
 throw-away directory and run one file after the other, each in a process of its own, with the package's own
-default of four generated cases for each test (NT_NUM_GENERATED_CASES changes it). Needs absl-py.
+default of four generated cases for each test (NT_NUM_GENERATED_CASES changes it). Subtests count as tests,
+as in absl's reports. Needs absl-py.
 """
 
 from __future__ import annotations
