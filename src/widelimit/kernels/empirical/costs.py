@@ -73,11 +73,17 @@ def gram(terms: Sequence[Term], size: Size) -> Cost:
     return Cost(flops, largest)
 
 
-def gradient(terms: Sequence[Term], size: Size) -> Cost:
-    """Returns the cost of the gradients of all samples and outputs, and of their products."""
+def gradient(terms: Sequence[Term], size: Size, *, apart: bool = True) -> Cost:
+    """Returns the cost of the gradients of all samples and outputs, and of their products.
+
+    Args:
+        terms: of one group.
+        size: of the kernel.
+        apart: whether a pooled layer's gradients are kept as factors, which Jacobians cannot do.
+    """
     _, k, m = terms[0].sizes
     positions = sum(term.sizes[0] for term in terms)
-    if len(terms) == 1 and terms[0].pooled:
+    if apart and len(terms) == 1 and terms[0].pooled:
         made = 2.0 * size.samples * positions * k * m
         products = 2.0 * size.pairs * m * (k + size.squared)
         return Cost(made + products, size.itemsize * float(size.samples * k * m))

@@ -92,7 +92,7 @@ def table(plan: Plan) -> str:
         )
     total = sum(row.flops for row in rows)
     jacobian = sum(costs.direct(math.prod(plan.shapes[leaf]), plan.size).flops for leaf in plan.direct)
-    jacobian += sum(costs.gradient(group.terms, plan.size).flops for group in plan.groups)
+    jacobian += sum(costs.gradient(group.terms, plan.size, apart=False).flops for group in plan.groups)
     lines.append(
         f"{plan.form} kernel of {plan.rows} x {plan.columns} samples with {plan.outputs} outputs: "
         f"{total / 1e6:.4g} Mflop, where Jacobians take {jacobian / 1e6:.4g}"
