@@ -207,8 +207,11 @@ def test_large_intermediate_arrays_are_cut_in_pieces(monkeypatch):
         compare(apply, params, ids, ids[:2])
 
 
+SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("diagonal", "self")]
+
+
 @pytest.mark.parametrize("way", ["gram", "gradient"])
-@pytest.mark.parametrize("form", ["full", "trace", "diagonal", "self"])
+@pytest.mark.parametrize("form", ["full", "trace", *SLOW])
 def test_both_contractions_agree(monkeypatch, way, form):
     """Gram matrices and gradients are two ways to one kernel, tied and shared weights included."""
     params = {"table": normal(0, 5, 4), "w": normal(1, 4, 4), "bias": normal(2, 4)}
