@@ -1,6 +1,6 @@
 """Does a network converge to its infinite limit as it grows, and at which rate?
 
-    python -m experiments.ntk_convergence                    # digits, two cores, about five minutes
+    python -m experiments.ntk_convergence                    # digits, two cores, two minutes
     python -m experiments.ntk_convergence --preset smoke     # seconds
     python -m experiments.ntk_convergence --preset full      # wider, more networks, for a GPU
 
