@@ -82,7 +82,7 @@ class Config:
     test_samples: int = 797
     lazy_scale: float = 16.0
     gamma0: float = 1.0
-    rich_rates: tuple[float, ...] = (0.125, 0.25, 0.5)
+    rich_rates: tuple[float, ...] = (0.25, 0.5, 0.75)
 
     def __post_init__(self) -> None:
         """Says what cannot be run, before anything is."""
@@ -135,7 +135,7 @@ PRESETS = {
     ),
     "default": Config(),
     "full": Config(
-        "full", width=1024, samples=256, seeds=16, splits=20, rich_rates=(0.0625, 0.125, 0.25, 0.5)
+        "full", width=1024, samples=256, seeds=16, splits=20, rich_rates=(0.125, 0.25, 0.5, 0.75)
     ),
 }  # fmt: skip
 
