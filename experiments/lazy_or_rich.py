@@ -1,6 +1,6 @@
 """When does a network follow its kernel, when does it learn features, and which of the two predicts better?
 
-    python -m experiments.lazy_or_rich                    # digits, two cores, five minutes or more
+    python -m experiments.lazy_or_rich                    # digits, two cores, three minutes
     python -m experiments.lazy_or_rich --preset smoke     # seconds
 
 Part one trains one network at many output scales: F = scale (h(w) - h(w_0)) at learning rate / scale^2. A
