@@ -23,7 +23,7 @@ SOURCE = ROOT / "src" / "widelimit"
 ROOMS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
 # Every package inside a room too: training.data, kernels.empirical, ...
 PACKAGES = sorted(".".join(path.parent.relative_to(SOURCE).parts) for path in SOURCE.glob("*/**/__init__.py"))
-# A room imports rooms of lower levels only; kernels read the taps that models expose.
+# A room imports rooms of lower levels only; kernels and dmft know models, and dmft its lazy end, the kernels.
 LEVEL = {
     "scaling": 0,
     "optim": 1,
@@ -34,7 +34,7 @@ LEVEL = {
     "compare": 2,
     "figures": 2,
 }
-SIDEWAYS = {("kernels", "models")}
+SIDEWAYS = {("kernels", "models"), ("dmft", "models"), ("dmft", "kernels")}
 # Loaded where they are used, never by `import widelimit`.
 HEAVY = {
     "matplotlib",

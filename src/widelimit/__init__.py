@@ -1,8 +1,8 @@
 """What happens to a network as it grows: parametrize it, predict the limit, train finite networks beside it.
 
 The rooms, from the bottom up: ``scaling`` (roles, exponents, rules), ``optim`` (optax transforms that apply a
-rule tree), ``models``, ``kernels`` (of infinite and finite networks), ``training``, ``compare`` and
-``figures``. The first two load with the package, which costs little more than importing JAX, Flax and Optax;
+rule tree), ``models``, ``kernels`` (of infinite and finite networks), ``dmft`` (the limit that learns
+features), ``training``, ``compare`` and ``figures``. The first two load with the package, which costs little more than importing JAX, Flax and Optax;
 the others when they are first used.
 """
 
@@ -15,7 +15,7 @@ from widelimit import optim, scaling
 
 __version__ = "0.1.0"
 
-__all__ = ["compare", "figures", "kernels", "models", "optim", "scaling", "training"]
+__all__ = ["compare", "dmft", "figures", "kernels", "models", "optim", "scaling", "training"]
 
 
 def __getattr__(name: str) -> ModuleType:
