@@ -2,8 +2,8 @@
 
 The rooms, from the bottom up: ``scaling`` (roles, exponents, rules), ``optim`` (optax transforms that apply a
 rule tree), ``models``, ``kernels`` (of infinite and finite networks), ``dmft`` (the limit that learns
-features), ``training``, ``compare`` and ``figures``. The first two load with the package, which costs little more than importing JAX, Flax and Optax;
-the others when they are first used.
+features), ``training``, ``compare`` and ``figures``. The first two load with the package, which costs little
+more than importing JAX, Flax and Optax; the others when they are first used.
 """
 
 from __future__ import annotations
