@@ -138,7 +138,7 @@ def predictions(task: Task, limit: Limit) -> dict[str, tuple[np.ndarray, np.ndar
     """Returns mean and covariance of the trained outputs by name: ours first, then others that it is not."""
     targets = task.targets[: task.train, 0].astype(float)
     flow = dynamics.ensemble(limit.nngp, limit.ntk, targets, [task.rate * task.steps])
-    start = dynamics.ensemble(limit.nngp, limit.nngp, targets, np.arange(task.steps + 1), rate=task.rate)
+    start = dynamics.ensemble(limit.nngp, limit.nngp, targets, rate=task.rate, steps=[task.steps])
     zero = np.zeros_like(limit.mean[-1])
     return {
         "NTK Gaussian process, discrete steps": (limit.mean[-1], limit.covariance[-1]),

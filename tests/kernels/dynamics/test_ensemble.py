@@ -44,12 +44,13 @@ def test_moments_after_steps_are_those_of_a_linear_model(momentum, features):
     """All points at once, training and test, for a tangent kernel that differs from the covariance."""
     a, b, y = random_kernels(features=features)
     rate = 0.6 * largest_rate(b[:SAMPLES] @ b[:SAMPLES].T, momentum=momentum)
-    found = ensemble(a @ a.T, b @ b.T, y, [0, 1, 25], rate=rate, momentum=momentum)
+    run = {"rate": rate, "steps": [0, 1, 25], "momentum": momentum}
+    found = ensemble(a @ a.T, b @ b.T, y, **run)
     for index, steps in enumerate([0, 1, 25]):
         mean, covariance = simulate(a, b, y, rate, steps, momentum)
         close(found.mean[index], mean)
         close(found.covariance[index], covariance)
-    only = ensemble(a @ a.T, b @ b[:SAMPLES].T, y, [0, 1, 25], rate=rate, momentum=momentum, form="diagonal")
+    only = ensemble(a @ a.T, b @ b[:SAMPLES].T, y, **run, form="diagonal")
     close(only.covariance, np.diagonal(found.covariance, axis1=1, axis2=2))
     close(only.mean, found.mean)
 
@@ -60,7 +61,7 @@ def test_flow_is_the_limit_of_small_steps():
     flow = ensemble(a @ a.T, b @ b.T, y, 2.0)
     gaps = []
     for steps in (1000, 100000):
-        path = ensemble(a @ a.T, b @ b.T, y, steps, rate=2.0 / steps)
+        path = ensemble(a @ a.T, b @ b.T, y, rate=2.0 / steps, steps=steps)
         gaps.append((np.abs(path.mean - flow.mean).max(), np.abs(path.covariance - flow.covariance).max()))
     np.testing.assert_allclose(np.array(gaps[0]) / np.array(gaps[1]), 100.0, rtol=0.01)
 
@@ -88,7 +89,7 @@ def test_training_only_the_readout_samples_the_posterior():
 def test_an_ensemble_that_diverges_is_infinite():
     """Above the largest rate moments overflow: infinite, never NaN, and no warning."""
     a, b, y = random_kernels()
-    found = ensemble(a @ a.T, b @ b.T, y, [0, 10**6], rate=1e3)
+    found = ensemble(a @ a.T, b @ b.T, y, rate=1e3, steps=[0, 10**6])
     assert np.isfinite(found.mean[0]).all()
     assert np.isposinf(found.mean[1]).all() and np.isposinf(found.covariance[1]).all()
 

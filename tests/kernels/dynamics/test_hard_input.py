@@ -229,8 +229,17 @@ def test_steps_and_rates_that_do_not_exist_are_refused():
     for momentum in (1.0, -0.1, np.nan):
         with pytest.raises(ValueError, match="momentum must be a number from 0 to below 1"):
             gradient_descent(KERNEL, TARGETS, 0.1, 1, momentum=momentum)
-    with pytest.raises(ValueError, match="Momentum needs a rate"):
+    with pytest.raises(ValueError, match="momentum needs rate and steps"):
         ensemble(KERNEL, KERNEL, TARGETS, 1.0, momentum=0.5)
+    for when, got in (
+        ({}, "none of them"),
+        ({"rate": 0.1}, "rate"),
+        ({"steps": 3}, "steps"),
+        ({"times": 1.0, "rate": 0.1}, "times and rate"),
+        ({"times": 1.0, "rate": 0.1, "steps": 3}, "times and rate and steps"),
+    ):
+        with pytest.raises(ValueError, match=f"gradient descent rate and steps, .* got {got}[.]"):
+            ensemble(KERNEL, KERNEL, TARGETS, **when)
     with pytest.raises(ValueError, match='"full" or "diagonal"'):
         ensemble(KERNEL, KERNEL, TARGETS, 1.0, form="half")
 

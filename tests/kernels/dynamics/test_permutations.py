@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.kernels.permutations import PUBLISHED, closed_form
 from widelimit.kernels import analytic
 from widelimit.kernels.dynamics import descend, ensemble, largest_rate
 from widelimit.models import MLPConfig
@@ -30,24 +31,6 @@ def problem(k, m, order):
     return np.concatenate([np.eye(k), star[None]]), np.eye(k)[order]
 
 
-def closed_form(k, m):
-    """mu_in, mu_out, variance of the trained infinitely wide network at the test input."""
-    angle = np.arccos(1 / np.sqrt(m))
-    inside = (np.sqrt(1 - 1 / m) + 2 * (np.pi - angle) / np.sqrt(m)) / (2 * np.pi * k)
-    outside = 1 / (2 * np.pi * k)  # both kernels of orthogonal inputs
-    a, b = (1 - 1 / (2 * np.pi)) / k, 1 / (2 * np.pi * k)
-    c = b * (m * inside + (k - m) * outside) / (a + k * b)
-    mu_in, mu_out = (inside - c) / a, (outside - c) / a
-    k_in = (np.sqrt(1 - 1 / m) + (np.pi - angle) / np.sqrt(m)) / (2 * np.pi * k)
-    spread = (0.5 - 1 / (2 * np.pi)) / k * (m * mu_in**2 + (k - m) * mu_out**2)
-    spread += b * (m * mu_in + (k - m) * mu_out) ** 2
-    cross = m * mu_in * k_in + (k - m) * mu_out * outside
-    return mu_in, mu_out, 1 / (2 * k) + spread - 2 * cross
-
-
-PUBLISHED = {(5, 2): (0.5606322, -0.0146398, 0.0132346), (10, 2): (0.5654218, -0.0098503, 0.0065187)}
-
-
 @pytest.mark.parametrize("k, m", [(5, 2), (10, 2), (6, 4), (4, 3)])
 def test_mean_and_variance_are_the_closed_form(k, m):
     """The ensemble at t = inf, and after enough steps, has the moments of the formula at every output."""
@@ -56,12 +39,10 @@ def test_mean_and_variance_are_the_closed_form(k, m):
     nngp, tangent = relu_kernels(x)
     mu_in, mu_out, variance = closed_form(k, m)
     if (k, m) in PUBLISHED:
-        np.testing.assert_allclose(
-            (mu_in, mu_out, variance), PUBLISHED[k, m], rtol=0, atol=1e-7
-        )  # one is cut, not rounded
+        np.testing.assert_allclose((mu_in, mu_out, variance), PUBLISHED[k, m], rtol=0, atol=1e-7)
     expected = np.where(np.arange(k) < m, mu_in, mu_out) @ y
     rate = 0.9 * largest_rate(tangent[:k, :k])
-    for found in (ensemble(nngp, tangent, y, np.inf), ensemble(nngp, tangent, y, 2000, rate=rate)):
+    for found in (ensemble(nngp, tangent, y, np.inf), ensemble(nngp, tangent, y, rate=rate, steps=2000)):
         np.testing.assert_allclose(found.mean[0, -1], expected, atol=1e-12)
         np.testing.assert_allclose(found.covariance[0, -1, -1], variance, rtol=1e-11)
         np.testing.assert_allclose(found.mean[0, :k], y, atol=1e-12)

@@ -81,9 +81,10 @@ def ensemble(
     nngp: ArrayLike,
     ntk: ArrayLike,
     targets: ArrayLike,
-    times: ArrayLike,
+    times: ArrayLike | None = None,
     *,
     rate: float | None = None,
+    steps: ArrayLike | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
     form: Literal["full", "diagonal"] = "full",
@@ -95,17 +96,18 @@ def ensemble(
 
     ``mean = G y``,  ``covariance = (1 - G S) K (1 - G S)^T``, S selecting the training points.
 
-    Without a rate this is gradient flow, and ``times`` may hold ``np.inf``. With a rate it is gradient
-    descent in discrete steps, exactly, the exponential replaced by ``(1 - rate/N Theta_XX)^t`` (with
-    momentum by its recursion), and ``times`` counts steps. Nothing is inverted, so there is no jitter.
+    ``times`` asks for gradient flow, and may hold ``np.inf``. ``rate`` and ``steps`` ask for gradient descent
+    in discrete steps, exactly: the exponential is replaced by ``(1 - rate/N Theta_XX)^t``, with momentum by
+    its recursion. Nothing is inverted, so there is no jitter.
 
     Args:
         nngp: K of all points, training points first, [P, P].
         ntk: Theta of all points with the training points, [P, N]; [P, P] will do.
         targets: y of the first N points, [N, O] or [N].
-        times: t, [T].
-        rate: learning rate of the loss above, or None for gradient flow.
-        momentum: from 0 to below 1, as in ``gradient_descent``; needs a rate.
+        times: t of gradient flow, [T].
+        rate: learning rate of the loss above.
+        steps: numbers of steps t at that rate, [T].
+        momentum: from 0 to below 1, as in ``gradient_descent``; for steps.
         nesterov: Nesterov's form of it.
         form: ``"full"`` covariances [T, P, P], or only the variances, ``"diagonal"``, [T, P].
 
@@ -113,7 +115,8 @@ def ensemble(
         Mean [T, P, O] and covariance; infinite where descent above ``largest_rate`` has overflowed.
 
     Raises:
-        ValueError: if shapes disagree, a number is not finite, or a kernel is not positive semi-definite.
+        ValueError: if shapes disagree, a number is not finite, a kernel is not positive semi-definite, or
+            there are neither times nor rate and steps, or both.
         TypeError: if an array holds no real numbers.
 
     Example:
@@ -126,8 +129,15 @@ def ensemble(
     """
     if form not in ("full", "diagonal"):
         raise ValueError(f'form must be "full" or "diagonal"; got {form!r}.')
-    if rate is None and (momentum != 0.0 or nesterov):
-        raise ValueError("Momentum needs a rate: gradient flow has none.")
+    if (rate is None) != (steps is None) or (times is None) == (steps is None):
+        given = {"times": times, "rate": rate, "steps": steps}
+        names = [name for name, value in given.items() if value is not None]
+        raise ValueError(
+            "gradient flow needs times, gradient descent rate and steps, and not both; got "
+            f"{' and '.join(names) or 'none of them'}."
+        )
+    if steps is None and (momentum != 0.0 or nesterov):
+        raise ValueError("momentum needs rate and steps; got times, and gradient flow has none.")
     kernel, y, samples, precision = _joint(nngp, targets, "nngp")
     tangent, eps = as_float64(ntk, "ntk")
     if tangent.ndim != 2 or len(tangent) != len(kernel) or tangent.shape[1] not in (samples, len(kernel)):
@@ -142,8 +152,8 @@ def ensemble(
         left, dual = flow_factors(modes, samples, check_times(times))
     else:
         check_rate(rate, momentum)
-        steps = check_steps(times)
-        left, dual = descent_factors(modes, samples, float(rate), steps, float(momentum), nesterov)
+        counts = check_steps(steps)
+        left, dual = descent_factors(modes, samples, float(rate), counts, float(momentum), nesterov)
     rank = int((modes.values > modes.floor).sum())
     moments = [
         _trained(kernel, tangent, modes.vectors, y.reshape(samples, -1), *factors, form, precision)
