@@ -133,8 +133,9 @@ def test_what_is_wrong_is_said():
         analytic.kernel(config, x, x, diagonal=True)
     with pytest.raises(ValueError, match="batch_size must be a positive integer"):
         analytic.kernel(config, x, batch_size=0)
-    with pytest.raises(ValueError, match="seeds must be a positive integer"):
-        analytic.monte_carlo(config, x, key=jax.random.key(0), seeds=0)
+    for name, sizes in (("seeds", {"seeds": 0}), ("batch_size", {"seeds": 1, "batch_size": 0})):
+        with pytest.raises(ValueError, match=f"{name} must be a positive integer"):
+            analytic.monte_carlo(config, x, key=jax.random.key(0), **sizes)
 
 
 def test_what_overflows_is_said():

@@ -17,7 +17,7 @@ SEEDS = 512
 def finite(config, x, seeds=SEEDS, seed=0):
     """Kernels of finite networks and of the infinite one."""
     key = jax.random.key(seed + config.width)
-    return analytic.monte_carlo(config, x, key=key, seeds=seeds, chunk=64), analytic.kernel(config, x)
+    return analytic.monte_carlo(config, x, key=key, seeds=seeds, batch_size=64), analytic.kernel(config, x)
 
 
 def worst_score(finite, limit):

@@ -13,6 +13,7 @@ from widelimit import models
 from widelimit.kernels.analytic.kernel import Kernel, checked_config, checked_rates, checked_samples
 from widelimit.kernels.analytic.networks import Config
 from widelimit.kernels.empirical.ntk import ntk
+from widelimit.models.shapes import positive
 
 _MODELS: dict[type, Any] = {
     models.MLPConfig: models.MLP,
@@ -29,7 +30,7 @@ def monte_carlo(
     key: jax.Array,
     seeds: int,
     rates: Any = "sgd",
-    chunk: int = 16,
+    batch_size: int = 16,
 ) -> Kernel:
     r"""Returns NNGP and NTK of finite networks at the config's width, one pair per seed.
 
@@ -45,13 +46,13 @@ def monte_carlo(
         key: of JAX's random numbers.
         seeds: number of networks.
         rates: as in ``kernel``.
-        chunk: networks computed at a time.
+        batch_size: networks at a time.
 
     Returns:
         A ``Kernel`` of arrays [seeds, N1, N2].
 
     Raises:
-        ValueError: if seeds is not positive, or as ``kernel`` does.
+        ValueError: if seeds or batch_size is not positive, or as ``kernel`` does.
 
     Example:
         >>> from widelimit.models import MLPConfig
@@ -62,8 +63,8 @@ def monte_carlo(
         (3, 2, 2)
     """
     checked_config(config)
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds must be a positive integer; got {seeds!r}.")
+    positive("seeds", seeds)
+    positive("batch_size", batch_size)
     first = jnp.asarray(checked_samples(config, x1, "x1"), jnp.float32)
     second = None if x2 is None else jnp.asarray(checked_samples(config, x2, "x2"), jnp.float32)
     rules, numbers = checked_rates(config, rates)
@@ -79,5 +80,5 @@ def monte_carlo(
         trace = ntk(apply, params, first, second, form="trace", rates=numbers)
         return f1 @ f2.T / config.outputs, trace / config.outputs
 
-    found = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=chunk))(jax.random.split(key, seeds))
+    found = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=batch_size))(jax.random.split(key, seeds))
     return Kernel(*(np.asarray(array, np.float64) for array in found))

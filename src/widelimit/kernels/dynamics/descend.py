@@ -35,7 +35,7 @@ def descend(
     apply: Apply,
     params: PyTree,
     x: Any,
-    y: jax.Array,
+    targets: jax.Array,
     rate: float | jax.Array,
     steps: int,
     *,
@@ -55,7 +55,7 @@ def descend(
         apply: f, ``apply(params, x) -> outputs [N, ...]``.
         params: w_0, a pytree of floating arrays.
         x: inputs, leading axis N.
-        y: targets, shaped like the outputs; for cross-entropy probabilities [N, O] or labels [N].
+        targets: y, shaped like the outputs; for cross-entropy probabilities [N, O] or labels [N].
         rate: learning rate of the loss above.
         steps: T.
         rates: factor on the rate for each parameter, a pytree like params or ``Rules``; None is 1.
@@ -89,7 +89,7 @@ def descend(
     def step(state: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], Any]:
         at, velocity = state
         f, pullback = jax.vjp(lambda p: apply(p, x), at)
-        (gradient,) = pullback(_residual(f, y, loss) / f.shape[0])
+        (gradient,) = pullback(_residual(f, targets, loss) / f.shape[0])
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, gradient)
         after = jax.tree.map(lambda w, r, v: w - rate * r * v, at, scale, velocity)
         return (after, velocity), (f, None if test is None else apply(at, test))
