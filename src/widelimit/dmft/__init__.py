@@ -2,6 +2,7 @@
 
 from widelimit.dmft.checks import Diverged
 from widelimit.dmft.labelled import Labelled
+from widelimit.dmft.lazy import lazy
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.solution import Solution
 
@@ -11,4 +12,5 @@ __all__ = [
     "Problem",
     "ResidualProblem",
     "Solution",
+    "lazy",
 ]

@@ -1,0 +1,76 @@
+"""What every solver on NumPy does with predictions: errors at a step, and the loss over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit.dmft.checks import check_loss
+from widelimit.dmft.labelled import Labelled
+from widelimit.dmft.problem import Problem
+
+
+def float64_errors(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns Delta = -d loss / d f as a function of predictions [P, C], in float64.
+
+    Args:
+        problem: whose loss it is. ``"mse"`` needs no JAX; any other loss is compiled once.
+    """
+    if problem.loss == "mse":
+        targets = _columns(problem)
+        return lambda f: targets - f
+    compiled = jax.jit(problem.errors)
+
+    def errors(f: np.ndarray) -> np.ndarray:
+        with jax.enable_x64(True):
+            return np.asarray(compiled(jnp.asarray(f)))
+
+    return errors
+
+
+def float64_losses(problem: Problem, f: np.ndarray) -> np.ndarray:
+    """Returns the mean training loss at each time, [T + 1], of predictions [T + 1, P, C].
+
+    Args:
+        problem: whose loss it is.
+        f: predictions at the training points.
+    """
+    if problem.loss == "mse":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(((f - _columns(problem)) ** 2).sum(-1).mean(-1) / 2)
+    with jax.enable_x64(True):
+        return np.asarray(jax.jit(jax.vmap(problem.losses))(jnp.asarray(f)).mean(-1))
+
+
+def outcome(problem: Problem, f: np.ndarray) -> tuple[Labelled, Labelled]:
+    """Returns predictions and loss as a ``Solution`` holds them, of an exact solver.
+
+    Args:
+        problem: that was solved.
+        f: predictions at all points, [T + 1, P + M, C].
+
+    Raises:
+        Diverged: at the first step after which the loss is beyond bounds.
+    """
+    losses = float64_losses(problem, f[:, : problem.samples])
+    for step, loss in enumerate(losses):
+        check_loss(step, float(loss), float(losses[0]))
+    values, axes = (f, ("time", "sample", "output")) if wide(problem) else (f[..., 0], ("time", "sample"))
+    return Labelled(values, axes), Labelled(losses, ("time",))
+
+
+def wide(problem: Problem) -> bool:
+    """Returns whether results have an axis of outputs: where targets are [P, C].
+
+    Args:
+        problem: that is solved.
+    """
+    return np.asarray(problem.targets).ndim == 2
+
+
+def _columns(problem: Problem) -> np.ndarray:
+    """Targets as [P, C]."""
+    return np.asarray(problem.targets).reshape(problem.samples, problem.outputs)
