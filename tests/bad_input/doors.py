@@ -63,10 +63,3 @@ def again(place: Path, *flags: str) -> int:
     """Resumes the copied run on the data it began with."""
     config = json.loads((place / "transfer" / "config.json").read_text())["config"]
     return transfer(place / "transfer", "--data", "npz", "--data-path", config["data_path"], *flags)
-
-
-def timeless(directory: Path) -> tuple[list, dict]:
-    """Rows and summary without times."""
-    rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
-    summary = json.loads((directory / "summary.json").read_text())
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows], {**summary, "seconds": 0}

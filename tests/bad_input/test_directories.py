@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.bad_input.doors import LINEAR, ROOT, again, arrays, one_step, timeless
+from tests.bad_input.doors import LINEAR, ROOT, again, arrays, one_step
+from tests.experiments.support import stored
 from widelimit.training import Checkpoint, open_results
 
 
@@ -135,7 +136,7 @@ def test_half_written_rows_are_redone(finished, copies, cut):
     rows = copies / "transfer" / "rows.jsonl"
     os.truncate(rows, rows.stat().st_size - cut)
     assert again(copies) == 0
-    assert timeless(copies / "transfer") == timeless(finished / "transfer")
+    assert stored(copies / "transfer") == stored(finished / "transfer")
 
 
 @pytest.mark.parametrize("name", ["summary.json", "report.md", "best_rate.png"])
@@ -144,7 +145,7 @@ def test_a_damaged_summary_is_written_anew(finished, copies, name):
     for spoil in (lambda path: path.write_text('{"claims": ['), lambda path: path.unlink()):
         spoil(copies / "one_step" / name)
         assert one_step(copies / "one_step") == 0
-        assert timeless(copies / "one_step") == timeless(finished / "one_step")
+        assert stored(copies / "one_step") == stored(finished / "one_step")
 
 
 def test_a_read_only_directory(copies, refused, monkeypatch):
@@ -182,4 +183,4 @@ def test_a_full_directory(copies):
     kept = len((full / "rows.jsonl").read_text().splitlines())
     assert 4 <= kept < 24 and kept % 4 == 0  # what one draw of the weights gives
     assert one_step(full) == 0
-    assert timeless(full) == timeless(copies / "one_step")
+    assert stored(full) == stored(copies / "one_step")

@@ -14,22 +14,11 @@ from scipy import stats
 from experiments import coordinate_check, coordinate_figures, coordinate_network, coordinate_report
 from experiments.coordinate_check import PRESETS, run
 from experiments.coordinate_theory import CASES, asked, predict, sources, trial_names, trials
+from tests.experiments.support import killed, stored
 from widelimit.training import main
 
 SMOKE = PRESETS["smoke"]
 FIGURES = {"exponents", "changes_sgd", "changes_adam", "contributions_sgd", "contributions_adam"}
-
-
-def without_time(rows):
-    """Rows without how long they took."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def stored(directory):
-    """Rows and summary of a finished run, timing fields aside."""
-    rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
-    summary = json.loads((directory / "summary.json").read_text())
-    return without_time(rows), {key: value for key, value in summary.items() if key != "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +67,7 @@ def test_a_killed_run_ends_alike(smoke, tmp_path):
     whole = (directory / "rows.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
     kept = len(lines) - len(SMOKE.parametrizations) * 3 - 1
-    again = tmp_path / "again"
-    again.mkdir()
-    for name in ("config.json", "environment.json"):
-        (again / name).write_bytes((directory / name).read_bytes())
-    (again / "rows.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:40])
+    again = killed(directory, tmp_path / "again", b"".join(lines[:kept]) + lines[kept][:40])
     run(SMOKE, again)
     assert stored(again) == stored(directory)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from experiments import lazy_or_rich_networks as networks
 from experiments.lazy_or_rich import PRESETS, run
 from experiments.lazy_or_rich_networks import Schedule
 from experiments.lazy_or_rich_sizes import RIDGES, Sample, choose_ridge, choose_share, targets
+from tests.experiments.support import killed, stored
 from widelimit.kernels.dynamics import linearise
 from widelimit.models import MLP, initialise, rules
 from widelimit.optim import sgd
@@ -22,13 +22,6 @@ from widelimit.scaling import dmft
 
 SMOKE = PRESETS["smoke"]
 SCHEDULE = Schedule(0.2, 0.9, 30)
-
-
-def stored(directory):
-    """Rows and summary of a finished run, timing fields aside."""
-    rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
-    summary = json.loads((directory / "summary.json").read_text())
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows], {**summary, "seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +60,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(smoke, tmp_path):
     """Cut within a seed's scales and within a line, it goes on to the same rows and the same summary."""
     _, directory = smoke
     lines = (directory / "rows.jsonl").read_bytes().splitlines(keepends=True)
-    place = tmp_path / "killed"
-    place.mkdir()
-    for name in ("config.json", "environment.json"):
-        (place / name).write_bytes((directory / name).read_bytes())
-    (place / "rows.jsonl").write_bytes(b"".join(lines[:6]) + lines[6][:40])
+    place = killed(directory, tmp_path / "killed", b"".join(lines[:6]) + lines[6][:40])
     run(SMOKE, place)
     assert stored(place) == stored(directory)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.experiments.support import stored
+
 ROOT = Path(__file__).parents[2]
 TINY = ["--preset", "smoke", "--widths", "8", "16", "--seeds", "2", "--steps", "100", "--optimizers", "adam"]
 
@@ -35,18 +37,6 @@ def finish(process):
     """Returns the exit code and what was printed."""
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
-
-
-def stored(directory):
-    """Rows and summary without the fields that hold times."""
-
-    def timeless(value):
-        if isinstance(value, dict):
-            return {key: timeless(item) for key, item in value.items() if key != "seconds"}
-        return [timeless(item) for item in value] if isinstance(value, list) else value
-
-    rows = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
-    return timeless(rows), timeless(json.loads((directory / "summary.json").read_text()))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from types import SimpleNamespace
 
 import jax
@@ -19,6 +18,7 @@ from experiments import ntk_convergence_rows as rows
 from experiments import ntk_convergence_theory as theory
 from experiments.ntk_convergence import PRESETS, run
 from experiments.ntk_convergence_fits import QUANTITIES, rms_law
+from tests.experiments.support import killed, stored
 from widelimit.compare import PowerLaw, chi_square_score, squared_length_of_mean
 from widelimit.kernels import dynamics
 from widelimit.models import MLP, initialise, rules
@@ -37,13 +37,6 @@ SMOKE = dataclasses.replace(
     most=256,
 )
 FIGURES = {"convergence.png", "curves.png", "eigenvalues.png"}
-
-
-def stored(directory):
-    """Rows and summary of a finished run, timing fields aside."""
-    found = [json.loads(line) for line in (directory / "rows.jsonl").read_text().splitlines()]
-    summary = json.loads((directory / "summary.json").read_text())
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in found], {**summary, "seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +77,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(finished, tmp_path, monke
     monkeypatch.setattr(figures, "save_all", lambda *_: {})
     _, directory = finished
     whole = (directory / "rows.jsonl").read_bytes()
-    again = tmp_path / "again"
-    again.mkdir()
-    for name in ("config.json", "environment.json"):
-        (again / name).write_bytes((directory / name).read_bytes())
-    (again / "rows.jsonl").write_bytes(whole[: int(share * len(whole))])
+    again = killed(directory, tmp_path / "again", whole[: int(share * len(whole))])
     run(SMOKE, again)
     assert stored(again) == stored(directory)
 
@@ -134,7 +123,7 @@ def test_the_control_variate_of_a_linear_model_has_no_variance(task):
     features = np.random.default_rng(0).normal(size=(len(task.inputs), 40)).astype(np.float32) / 8
     kernel = features.astype(float) @ features.T.astype(float)
     targets = task.targets[: task.train, 0].astype(float)
-    process = dynamics.ensemble(kernel, kernel, targets, np.arange(task.steps + 1), rate=task.rate)
+    process = dynamics.ensemble(kernel, kernel, targets, rate=task.rate, steps=np.arange(task.steps + 1))
     basis = np.eye(len(kernel))
     image = theory.linearised(task, kernel, basis, np.zeros((task.train, len(kernel))))
     exact = theory.Limit(kernel, kernel, process.mean, process.covariance, image)

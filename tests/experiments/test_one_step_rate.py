@@ -1,13 +1,13 @@
 """The deep linear network's best rate: the contract, resuming, and what the claims can tell apart."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from experiments import one_step_report
 from experiments.one_step_rate import PRESETS, run
+from tests.experiments.support import killed, stored
 from widelimit.compare import PowerLaw
 from widelimit.training import main
 
@@ -16,13 +16,6 @@ SMOKE = ["--preset", "smoke", "--widths", "16", "32", "64", "--seeds", "6"]
 
 def start(directory, *flags):
     return main("one_step_rate", PRESETS, run, [*SMOKE, "--directory", str(directory), *flags])
-
-
-def timeless(path):
-    """Rows and summary without the fields that hold times."""
-    rows = [json.loads(line) for line in (path / "rows.jsonl").read_text().splitlines()]
-    summary = json.loads((path / "summary.json").read_text())
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows], {**summary, "seconds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +29,7 @@ def test_contract(finished):
     assert {path.name for path in finished.iterdir()} >= {
         "config.json", "environment.json", "rows.jsonl", "summary.json", "report.md", "best_rate.png",
     }  # fmt: skip
-    rows, summary = timeless(finished)
+    rows, summary = stored(finished)
     assert len(rows) == 3 * 6 * 2 * 2 and (finished / "best_rate.png").stat().st_size > 10_000
     assert len(summary["claims"]) == one_step_report.CLAIMS
     assert {row["parametrization"] for row in summary["tables"]["best_rate"]} == {"mup", "standard"}
@@ -44,18 +37,14 @@ def test_contract(finished):
 
 def test_resumed_anywhere_it_ends_with_the_same_numbers(finished, tmp_path):
     """The first cells of a run, the last of them half-written, are all that a kill leaves."""
-    place = tmp_path / "killed"
-    place.mkdir()
-    for name in ("config.json", "environment.json"):
-        (place / name).write_bytes((finished / name).read_bytes())
-    (place / "rows.jsonl").write_bytes((finished / "rows.jsonl").read_bytes()[:3000])
+    place = killed(finished, tmp_path / "killed", (finished / "rows.jsonl").read_bytes()[:3000])
     assert start(place) == 0
-    assert timeless(place) == timeless(finished)
+    assert stored(place) == stored(finished)
 
 
 def test_both_parametrizations_are_one_network_at_the_base_width(tmp_path):
     assert start(tmp_path, "--base-width", "16") == 0
-    rows, _ = timeless(tmp_path)
+    rows, _ = stored(tmp_path)
     rates = {
         name: [row["rate"] for row in rows if (row["width"], row["parametrization"]) == (16, name)]
         for name in ("mup", "standard")
