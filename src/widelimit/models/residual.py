@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from widelimit.models.activations import Activation, activation
 from widelimit.models.layers import Dense
-from widelimit.models.shapes import LayerShape, finite, growing, positive
+from widelimit.models.mlp import MLPConfig
+from widelimit.models.shapes import LayerShape, positive
 from widelimit.scaling import Parametrization
 
 
@@ -94,20 +95,9 @@ class ResidualMLPConfig:
 
     def layers(self) -> dict[str, LayerShape]:
         """Returns the shape of each layer by name, from input to readout."""
-        hidden, last = growing(self.width, self.base_width), self.depth * self.branch_depth + 1
-        axes = [finite(self.inputs), *[hidden] * last, finite(self.outputs)]
-        return {
-            f"Dense_{index}": LayerShape(
-                inputs=axes[index],
-                outputs=axes[index + 1],
-                width=self.width,
-                base_width=self.base_width,
-                bias=self.bias,
-                kernel_scale=0.0 if self.zero_readout and index == last else 1.0,
-                bias_scale=self.bias_std,
-            )
-            for index in range(last + 1)
-        }
+        # Additions have no parameters, so these are the layers of an MLP.
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(MLPConfig)}
+        return MLPConfig(**{**shared, "depth": self.depth * self.branch_depth + 1}).layers()
 
 
 class ResidualMLP(nn.Module):
