@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SAMPLES, OUTPUTS = 24, 2
+POWER_LAW = np.arange(1.0, 201.0) ** -1.5  # eigenvalues
 
 
 def network(params, x):

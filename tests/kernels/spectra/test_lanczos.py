@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tests.kernels.spectra.problem import inputs, jacobian_kernel, network, weights, with_spectrum
+from tests.kernels.spectra.problem import (
+    POWER_LAW,
+    inputs,
+    jacobian_kernel,
+    network,
+    weights,
+    with_spectrum,
+)
 from widelimit.kernels.spectra import (
     KernelOperator,
     eigenvalues,
@@ -18,7 +25,6 @@ from widelimit.kernels.spectra import (
 )
 
 KEY = jax.random.key(7)
-POWER_LAW = np.arange(1.0, 201.0) ** -1.5
 
 
 def test_top_of_a_power_law_in_float64():

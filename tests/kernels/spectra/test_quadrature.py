@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.kernels.spectra.problem import inputs, jacobian_kernel, network, weights, with_spectrum
+from tests.kernels.spectra.problem import (
+    POWER_LAW,
+    inputs,
+    jacobian_kernel,
+    network,
+    weights,
+    with_spectrum,
+)
 from widelimit.kernels.spectra import (
     KernelOperator,
     degrees_of_freedom,
@@ -22,7 +29,6 @@ from widelimit.kernels.spectra import (
 )
 
 KEY = jax.random.key(11)
-POWER_LAW = np.arange(1.0, 201.0) ** -1.5
 
 
 def test_power_law_log_determinant():
