@@ -1,0 +1,5 @@
+"""Causal Monte Carlo for deep nonlinear networks: one pass through time, no fixed-point iteration."""
+
+from widelimit.dmft.causal.solve import mlp
+
+__all__ = ["mlp"]

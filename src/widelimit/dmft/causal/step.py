@@ -1,0 +1,223 @@
+"""One time step: forward through the layers, the errors, and backward; no iteration."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from widelimit.dmft.causal.factor import CLIP, Factor, extend, stein
+from widelimit.dmft.causal.noise import Noise
+from widelimit.dmft.causal.products import HIGHEST, Pairs, at, dot, mean, merge, put, put_layer
+from widelimit.dmft.causal.settings import Settings
+from widelimit.dmft.causal.state import State
+from widelimit.dmft.causal.watch import watch
+from widelimit.dmft.problem import Problem
+from widelimit.models import activation
+
+
+class Tables(NamedTuple):
+    """The problem as arrays."""
+
+    kernel: jax.Array  # K, shape=(p, p), dtype=float64
+    keep: jax.Array  # shape=(T + 1,), dtype=float64
+    push: jax.Array  # gamma0 drive(t, s) share(s, mu), 0 at test points, shape=(T + 2, W, p), dtype=float64
+
+
+class Step:
+    """The equations of time t, written down for one window.
+
+    Args:
+        problem: what is solved.
+        settings: how.
+        tables: the problem as arrays.
+        noise: of this replica, cut to the window.
+        state: after time t - 1.
+        t: the time, an integer.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        settings: Settings,
+        tables: Tables,
+        noise: Noise,
+        state: State,
+        t: jax.Array,
+    ) -> None:
+        self.problem, self.settings, self.tables, self.noise, self.t = problem, settings, tables, noise, t
+        self.dtype = settings.dtype
+        self.p, self.c = settings.points, settings.outputs
+        self.pairs, self.phi = Pairs(settings.antithetic), activation(problem.activation)
+        self.keep = at(tables.keep, t).astype(self.dtype)
+        # [W, c, p]: what the errors so far push at t; drive(t, s) is zero for s >= t
+        self.push = jnp.swapaxes(at(tables.push, t)[:, :, None] * state.rows.errors, 1, 2).astype(self.dtype)
+        self.state = state
+        self.h: list[jax.Array] = []  # shape=(p, s), as are the next two
+        self.x: list[jax.Array] = []  # phi(h)
+        self.slope: list[jax.Array] = []  # phi'(h)
+        self.z: dict[int, jax.Array] = {}  # shape=(c, p, s)
+
+    def run(self) -> State:
+        """Returns the state after time t."""
+        window = len(self.push)
+        kernel = jnp.broadcast_to(self.tables.kernel.astype(self.dtype)[:, None, :], (self.p, window, self.p))
+        response = None
+        for layer in range(self.settings.depth):
+            kernel, response = self.up(layer, kernel, response)
+        readout = self.readout()
+        self.output(readout)
+        ntk = jnp.eye(self.c, dtype=self.dtype)[:, None, None, :, None] * kernel[None, :, :, None, :]
+        gradient, response = None, None
+        for layer in reversed(range(self.settings.depth)):
+            gradient, response, ntk = self.down(layer, gradient, response, ntk, readout)
+        rows = self.state.rows
+        rows = rows._replace(ntk=put(rows.ntk, at(ntk, self.t, axis=2), self.t))
+        if self.settings.output_rule == "ntk_euler":
+            rows = rows._replace(predictions=self.euler(ntk))
+        return self.state._replace(rows=watch(self, rows))
+
+    def up(
+        self, layer: int, kernel: jax.Array, response: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Makes h and phi(h) of a layer; returns rows of its kernel, [p, W, p], and of gamma0 A.
+
+        Args:
+            layer: its place, from 0.
+            kernel: rows of the kernel of the layer below.
+            response: gamma0 A of the layer below, [p, W, c, p], or None where it is zero.
+        """
+        state = self.state
+        if layer == 0:
+            u = self.noise.first
+        else:
+            factor, root = self.extend(state.forward[layer - 1], kernel)
+            state = state._replace(forward=_swap(state.forward, layer - 1, factor))
+            u = dot(root, self.noise.forward[layer - 1])
+        drive = kernel[:, :, None, :] * self.push
+        if response is not None:
+            drive = drive + self.keep * response
+        h = self.keep * self.pairs.same(u) + dot(drive.reshape(self.p, -1), merge(state.g[layer]))
+        x, back = jax.vjp(self.phi, h)
+        self.h.append(h)
+        self.x.append(x)
+        self.slope.append(back(jnp.ones_like(x))[0])
+        state = state._replace(phi=put_layer(state.phi, layer, x, self.t))
+        kernel = mean(x, state.phi[layer])
+        rows = state.rows._replace(features=put_layer(state.rows.features, layer, kernel, self.t))
+        response = None
+        if layer < self.settings.depth - 1 and self.settings.response != "none":
+            response = self.feature_response(layer, state)
+            rows = rows._replace(feature_response=put_layer(rows.feature_response, layer, response, self.t))
+        self.state = state._replace(rows=rows)
+        return kernel, response
+
+    def extend(self, factor: Factor, rows: jax.Array) -> tuple[Factor, jax.Array]:
+        """The factor of a kernel with this time's rows, and these rows of the root."""
+        matrix = rows.reshape(-1, len(factor.root)).astype(factor.root.dtype)
+        factor, root = extend(factor, matrix, self.t, CLIP[self.dtype], self.settings.ridge)
+        return factor, root.astype(self.dtype)
+
+    def feature_response(self, layer: int, state: State) -> jax.Array:
+        """gamma0 A, [p, W, c, p], by Stein's identity: only the odd part of phi(h) knows the noise of r."""
+        noise = self.noise.backward[layer]
+        covariance = dot(self.pairs.odd(self.x[layer]), noise.T) / noise.shape[1]
+        found = stein(state.backward[layer], covariance.astype(state.backward[layer].root.dtype))
+        found = found.astype(self.dtype).reshape(self.p, -1, self.c, self.p)
+        # test points move nothing
+        return jnp.where(jnp.arange(self.p) < self.settings.train, found, 0.0)
+
+    def gradient_response(self, layer: int, g: jax.Array) -> jax.Array:
+        """gamma0 B, [c, p, W, p], of the fields g of the layer above, by u of that layer."""
+        noise, factor = self.noise.forward[layer], self.state.forward[layer]
+        covariance = dot(merge(self.pairs.even(g)), noise.T) / noise.shape[1]
+        found = stein(factor, covariance.astype(factor.root.dtype)).astype(self.dtype)
+        # a test point moves nothing but itself
+        place = jnp.arange(self.p)
+        moves = (place[None, :] < self.settings.train) | (place[:, None] == place[None, :])
+        return jnp.where(moves[None, :, None, :], found.reshape(self.c, self.p, -1, self.p), 0.0)
+
+    def readout(self) -> jax.Array:
+        """What the readout w(t) has learned, [c, s]; its noise is beside."""
+        return dot(jnp.swapaxes(self.push, 0, 1).reshape(self.c, -1), merge(self.state.phi[-1]))
+
+    def output(self, learned: jax.Array) -> None:
+        """Predictions <z phi(h)> / gamma0 and errors at t."""
+        rows, settings = self.state.rows, self.settings
+        if settings.output_rule == "exact":
+            # the noise's part in pairs: f(0) is then 0, and not a sum of rounding errors
+            own = dot(self.pairs.odd(self.x[-1]), self.noise.last.T) / settings.pairs
+            f = self.keep * own + dot(self.x[-1], learned.T) / settings.samples
+            f = f.astype(rows.predictions.dtype) / self.problem.gamma0
+            if (
+                not settings.antithetic
+            ):  # centred, as the network is; rows hold the first before it is centred
+                rows = rows._replace(offset=jnp.where(self.t == 0, f, rows.offset))
+                f = f - rows.offset
+            rows = rows._replace(predictions=put(rows.predictions, f, self.t))
+        f = at(rows.predictions, self.t)[: settings.train]
+        errors = jnp.pad(self.problem.errors(f), [(0, settings.points - settings.train), (0, 0)])
+        self.state = self.state._replace(rows=rows._replace(errors=put(rows.errors, errors, self.t)))
+
+    def down(
+        self,
+        layer: int,
+        gradient: jax.Array | None,
+        response: jax.Array | None,
+        ntk: jax.Array,
+        learned: jax.Array,
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """Makes z and g of a layer; returns rows of G, [c, p, W, c, p], of gamma0 B, and of the NTK.
+
+        Args:
+            layer: its place, from 0.
+            gradient: rows of G of the layer above; None above the last.
+            response: gamma0 B between this layer and that above, [c, p, W, p], or None where it is zero.
+            ntk: rows of the sum over the layers above, [c, p, W, c, p].
+            learned: what the readout has learned.
+        """
+        state, c, p = self.state, self.c, self.p
+        if gradient is None:
+            z = self.keep * self.pairs.flip(self.noise.last) + learned
+            z = jnp.broadcast_to(z[:, None, :], (c, p, z.shape[1]))
+        else:
+            factor, root = self.extend(state.backward[layer], gradient)
+            state = state._replace(backward=_swap(state.backward, layer, factor))
+            r = dot(root, self.noise.backward[layer])
+            drive = jnp.einsum("cpweq,weq->cpwq", gradient, self.push, precision=HIGHEST)
+            if response is not None:
+                drive = drive + self.keep * response
+            z = self.keep * self.pairs.flip(r) + dot(drive.reshape(c * p, -1), merge(state.phi[layer]))
+            z = z.reshape(c, p, -1)
+        g = self.slope[layer] * z if c == 1 else self.slope[layer][None] * z
+        state = state._replace(g=put_layer(state.g, layer, g, self.t))
+        gradient = mean(g, state.g[layer])
+        if layer == 0:
+            below = self.tables.kernel.astype(self.dtype)[None, :, None, None, :]
+        else:
+            below = at(state.rows.features[layer - 1], self.t)[None, :, :, None, :]
+        rows = state.rows._replace(gradients=put_layer(state.rows.gradients, layer, gradient, self.t))
+        self.z[layer], self.state = z, state._replace(rows=rows)
+        response = None
+        if layer > 0 and self.settings.response != "none":
+            response = self.gradient_response(layer - 1, g)
+            found = put_layer(rows.gradient_response, layer - 1, response, self.t)
+            self.state = self.state._replace(rows=rows._replace(gradient_response=found))
+        return gradient, response, ntk + gradient * below
+
+    def euler(self, ntk: jax.Array) -> jax.Array:
+        """Predictions with those of the next time, by the tangent kernel of this one.
+
+        ``f(t+1) = f(t) + sum_s [drive(t+1, s) - drive(t, s)] NTK(t, s) share(s) Delta(s)``.
+        """
+        rows = self.state.rows
+        moved = (at(self.tables.push, self.t + 1) - at(self.tables.push, self.t))[:, :, None] * rows.errors
+        step = jnp.einsum("cpweq,wqe->pc", ntk.astype(moved.dtype), moved, precision=HIGHEST)
+        f = at(rows.predictions, self.t) + step / self.problem.gamma0
+        return put(rows.predictions, f, self.t + 1)
+
+
+def _swap(factors: tuple[Factor, ...], place: int, factor: Factor) -> tuple[Factor, ...]:
+    """The factors with one replaced."""
+    return (*factors[:place], factor, *factors[place + 1 :])
