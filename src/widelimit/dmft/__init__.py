@@ -1,16 +1,29 @@
 """Dynamical mean-field theory: the limit of infinite width in which networks learn features."""
 
+from widelimit.dmft.causal import mlp
 from widelimit.dmft.checks import Diverged
+from widelimit.dmft.flow import gradient_flow, one_sample_flow
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.lazy import lazy
+from widelimit.dmft.linear import linear
 from widelimit.dmft.problem import Problem, ResidualProblem
+from widelimit.dmft.proportional import Proportional, ProportionalProblem, proportional
 from widelimit.dmft.solution import Solution
+from widelimit.dmft.two_layer import two_layer
 
 __all__ = [
     "Diverged",
     "Labelled",
     "Problem",
+    "Proportional",
+    "ProportionalProblem",
     "ResidualProblem",
     "Solution",
+    "gradient_flow",
     "lazy",
+    "linear",
+    "mlp",
+    "one_sample_flow",
+    "proportional",
+    "two_layer",
 ]

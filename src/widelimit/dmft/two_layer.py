@@ -1,0 +1,370 @@
+"""Two-layer networks in the limit: particles with an error bar, or quadrature, or exactly."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit.dmft.checks import check_field, check_loss
+from widelimit.dmft.labelled import Labelled
+from widelimit.dmft.lazy import lazy
+from widelimit.dmft.problem import Problem, ResidualProblem
+from widelimit.dmft.solution import Solution
+from widelimit.dmft.steps import float64_losses, wide
+from widelimit.dmft.two_layer_noise import (
+    Noise,
+    basis,
+    check_draws,
+    draw,
+    gaussian,
+    grid,
+    is_identity,
+    root,
+    sphere,
+    starts,
+)
+from widelimit.dmft.two_layer_particles import Form, Path, Setting, errors, form, setting, simulate, two_times
+
+_SIDE = 512
+"""Two-time order parameters are kept by default up to this many (time, sample, output) on a side."""
+
+
+def two_layer(
+    problem: Problem,
+    *,
+    samples: int = 1024,
+    replicas: int = 8,
+    seed: int = 0,
+    method: Literal["particles", "quadrature", "closed"] = "particles",
+    noise: Noise = "matched",
+    control_variate: bool | None = None,
+    nodes: int | None = None,
+    two_time: bool | None = None,
+    fields: bool = False,
+    memory: float = 4 * 2**30,
+) -> Solution:
+    r"""Solves a network with one hidden layer: its neurons are independent particles (h, z).
+
+    ``h <- h + eta gamma0 sum_nu p_nu K_nu phi'(h_nu) (Delta_nu . z)``,
+    ``z <- z + eta gamma0 sum_nu p_nu phi(h_nu) Delta_nu``, ``f = <z phi(h)> / gamma0``, from h ~ N(0, K) and
+    z ~ N(0, 1), with p the training points' share in the step (1/P); momentum and weight decay act on (h, z)
+    as they do on weights. The average is over ``"particles"`` (Monte Carlo, any size), over the nodes of a
+    ``"quadrature"`` (few samples; on a sphere where phi is homogeneous, like ReLU's), or
+    ``"closed"`` (exact, activation ``"identity"``).
+
+    ``gamma0 = 0`` is ``lazy(problem)``.
+
+    Args:
+        problem: of depth 1.
+        samples: particles of a replica.
+        replicas: independent runs, for the error bars.
+        seed: of the noise; problems of one shape share it (common random numbers).
+        method: as above. Only ``"particles"`` has error bars; ``"quadrature"`` compares two grids and
+            reports ``diagnostics["quadrature_error"]``, the largest change of a prediction.
+        noise: ``"matched"`` (both signs of h and of z, sample covariance exact), ``"antithetic"`` (both signs
+            of z) or ``"plain"``: a replica is then a network of width ``samples``.
+        control_variate: subtract what the same noise does to the lazy limit, whose answer is known. None does
+            so unless weights decay.
+        nodes: of the quadrature, in each direction; None is as many as fit 2^18 points, at most 256 (on a
+            sphere 512, on a circle 4096).
+        two_time: whether ``features`` and ``gradients`` are kept, at all pairs of times. None keeps them up
+            to 512 (time, sample, output) on a side.
+        fields: whether h and z of the first replica are kept at all times; a quadrature's have weights.
+        memory: bytes that may be used.
+
+    Raises:
+        ValueError: for a deeper or residual network, a method that the problem does not have, or what does
+            not fit into memory.
+        Diverged: if training blows up.
+
+    Example:
+        >>> from widelimit import dmft
+        >>> problem = dmft.Problem(
+        ...     targets=[1.0], kernel=[[1.0]], steps=400, learning_rate=0.01, activation="identity"
+        ... )
+        >>> exact = dmft.two_layer(problem, method="closed")
+        >>> print(exact.ntk.values[-1, 0, 0].round(3), 2 * np.sqrt(2).round(3))
+        2.825 2.828
+
+    Reference:
+        Bordelon & Pehlevan, arXiv 2205.09653, Section 4.1; Mei, Montanari & Nguyen, arXiv 1804.06561.
+    """
+    _check(problem, method, noise, samples, replicas, control_variate)
+    if problem.gamma0 == 0:
+        return lazy(problem)
+    began = time.perf_counter()
+    side = (problem.steps + 1) * problem.points * problem.outputs
+    keep = side <= _SIDE if two_time is None else two_time
+    if method == "particles":
+        return _particles(
+            problem, samples, replicas, seed, noise, control_variate, keep, fields, memory, began
+        )
+    return _deterministic(problem, method, nodes, keep, fields, memory, began)
+
+
+def _check(
+    problem: Problem, method: str, noise: str, samples: int, replicas: int, control: bool | None
+) -> None:
+    """Refuses what cannot be done, before anything is computed."""
+    if isinstance(problem, ResidualProblem) or problem.depth != 1:
+        raise ValueError(
+            f"two_layer solves networks with depth 1 and no branches; got {type(problem).__name__} of depth "
+            f"{problem.depth}. Take dmft.mlp or dmft.residual."
+        )
+    if method not in ("particles", "quadrature", "closed"):
+        raise ValueError(f'method must be "particles", "quadrature" or "closed"; got {method!r}.')
+    if method == "closed" and not is_identity(problem):
+        raise ValueError('method="closed" is for activation="identity"; take "quadrature" or "particles".')
+    if method == "particles":
+        if int(replicas) != replicas or replicas < 2:
+            raise ValueError(f"replicas must be a whole number, 2 or more; got {replicas!r}.")
+        check_draws(noise, samples, root(problem).shape[1], problem.outputs)
+    if control and problem.weight_decay:
+        raise ValueError("control_variate needs weight_decay = 0, where the lazy limit keeps its kernel.")
+
+
+def _fit(problem: Problem, particles: int, keep: bool, fields: bool, memory: float, size: int) -> int:
+    """Bytes that a run needs at most at one time; refused if over memory."""
+    times, points, sides = problem.steps + 1, problem.points, problem.points * problem.outputs
+    needed = particles * (8 * points + 4 * problem.outputs) * size + 6 * times * sides**2 * 8
+    if keep or fields:
+        needed += particles * times * (points + problem.outputs) * size
+    if keep:
+        needed += times**2 * (points**2 + sides**2) * 4 * 8 + 2 * particles * times * sides * size
+    if needed > memory:
+        raise ValueError(
+            f"This needs about {needed / 2**30:.3g} GiB, more than memory = {memory / 2**30:.3g} GiB: take "
+            "fewer samples, two_time=False, fields=False, or more memory."
+        )
+    return needed
+
+
+class _Average:
+    """Mean and standard error of arrays that come one by one."""
+
+    def __init__(self) -> None:
+        """Nothing came yet."""
+        self.count, self.mean, self.squares = 0, np.zeros(()), np.zeros(())
+
+    def add(self, value: Any) -> None:
+        """One more."""
+        value = np.asarray(value, np.float64)
+        self.count += 1
+        away = value - self.mean
+        self.mean = self.mean + away / self.count
+        self.squares = self.squares + away * (value - self.mean)
+
+    def labelled(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> Labelled:
+        """Mean with names of axes; without an error if only one came."""
+        stderr = np.sqrt(self.squares / self.count / (self.count - 1)) if self.count > 1 else None
+        return Labelled(self.mean.reshape(shape), axes, None if stderr is None else stderr.reshape(shape))
+
+
+def _particles(
+    problem: Problem,
+    samples: int,
+    replicas: int,
+    seed: int,
+    noise: Noise,
+    control: bool | None,
+    keep: bool,
+    fields: bool,
+    memory: float,
+    began: float,
+) -> Solution:
+    """Monte Carlo: replicas one after the other through one program."""
+    needed = _fit(problem, samples, keep, fields, memory, 4)
+    kind, at, factor = form(problem), setting(problem), root(problem)
+    control = not problem.weight_decay if control is None else control
+    average = {name: _Average() for name in ("ntk", "features", "gradients")}
+    runs, shifts, kept = [], [], None
+    for stream in np.random.default_rng(seed).spawn(replicas):
+        places = np.concatenate(draw(factor.shape[1], problem.outputs, samples, noise, stream))
+        start = starts(factor, places, np.full(samples, 1 / samples), np.float32)
+        path = simulate(kind, at, *start, record=keep or (fields and kept is None))
+        runs.append(np.asarray(path.predictions, np.float64))
+        _guard(problem, runs[-1], path.size)
+        average["ntk"].add(path.ntk)
+        if control:
+            shifts.append(np.asarray(lazy_path(kind, at, path.ntk[0]), np.float64))
+        if keep:
+            phi, g = two_times(kind, path.h, path.z, start[2])
+            average["features"].add(phi)
+            average["gradients"].add(g)
+        if fields and kept is None:
+            kept = _fields(problem, path)
+    f, ratio = np.stack(runs), 1.0
+    if control:
+        f, ratio = _controlled(f, np.stack(shifts) - _exact_lazy(problem))
+    diagnostics = {
+        "samples": samples,
+        "replicas": replicas,
+        "replica_spread": _spread(problem, f),
+        "control_variate_ratio": ratio,
+        "effective_rank": _effective_rank(problem),
+        "bytes": needed,
+        "seconds": time.perf_counter() - began,
+    }
+    return _solution(problem, f, average, kept, diagnostics)
+
+
+def _deterministic(
+    problem: Problem, method: str, nodes: int | None, keep: bool, fields: bool, memory: float, began: float
+) -> Solution:
+    """Quadrature on two grids, or the closed form."""
+    factor = root(problem)
+    dimensions = factor.shape[1] + problem.outputs
+    if method == "closed":
+        rules = [basis(dimensions)]
+    else:
+        sizes, rule = grid(problem, nodes, memory)
+        rules = [(sphere if rule == "sphere" else gaussian)(dimensions, size) for size in sizes]
+    needed = _fit(problem, len(rules[-1][1]), keep, fields, memory, 8)
+    average = {name: _Average() for name in ("ntk", "features", "gradients")}
+    answers = []
+    with jax.enable_x64(True):
+        kind, at = form(problem), setting(problem, np.float64)
+        for places, weights in rules:
+            fine = places is rules[-1][0]
+            start = starts(factor, places, weights, np.float64)
+            path = simulate(kind, at, *start, ntk=fine, record=fine and (keep or fields))
+            answers.append(np.asarray(path.predictions))
+            _guard(problem, answers[-1], path.size)
+        average["ntk"].add(path.ntk)
+        if keep:
+            phi, g = two_times(kind, path.h, path.z, start[2])
+            average["features"].add(phi)
+            average["gradients"].add(g)
+    kept = _fields(problem, path, rules[-1][1]) if fields else None
+    diagnostics = {
+        "points": len(rules[-1][1]),
+        "quadrature_error": float(np.abs(answers[-1] - answers[0]).max()),
+        "effective_rank": _effective_rank(problem),
+        "bytes": needed,
+        "seconds": time.perf_counter() - began,
+    }
+    return _solution(problem, answers[-1][None], average, kept, diagnostics)
+
+
+def _losses(problem: Problem, f: np.ndarray) -> np.ndarray:
+    """Mean training loss, [T + 1], of predictions [T + 1, n, C]."""
+    return float64_losses(problem, f[:, : problem.samples])
+
+
+def _guard(problem: Problem, f: np.ndarray, size: jax.Array) -> None:
+    """Raises at the first step at which the loss or a field blew up."""
+    losses, sizes = _losses(problem, f), np.asarray(size, np.float64)
+    for step, (loss, (h, z)) in enumerate(zip(losses, sizes, strict=True)):
+        check_loss(step, loss, losses[0])
+        check_field(step, h, sizes[0, 0])
+        check_field(step, z, sizes[0, 1], "the readout's weights")
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def lazy_path(kind: Form, at: Setting, kernel: jax.Array) -> jax.Array:
+    """Predictions [T + 1, n, C] of training with a kernel [n C, n C] that stays as it is."""
+    points, outputs = len(at.kernel), at.targets.shape[1]
+    trained = at.targets.size
+
+    def step(state: Any, now: Any) -> tuple[Any, jax.Array]:
+        f, buffer = state
+        rate, share = now
+        delta = share[:, None] * errors(kind, f[: len(share)], at.targets)
+        buffer = at.momentum * buffer + (kernel[:, :trained] @ delta.ravel()).reshape(f.shape)
+        return (f + rate * buffer, buffer), f
+
+    start = jnp.zeros((points, outputs), at.targets.dtype)
+    (last, _), path = jax.lax.scan(step, (start, start), (at.rates, at.shares))
+    return jnp.concatenate([path, last[None]])
+
+
+def _exact_lazy(problem: Problem) -> np.ndarray:
+    """Predictions [T + 1, n, C] of the lazy limit."""
+    return np.asarray(lazy(problem).predictions.values).reshape(-1, problem.points, problem.outputs)
+
+
+def _controlled(f: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, float]:
+    """Replicas' predictions [R, T + 1, n, C] less their regression on the lazy limit's shift.
+
+    The slope of each time is fitted on the other replicas, so that no replica corrects itself.
+    """
+    count = len(f)
+    away, moved = f - f.mean(0), shift - shift.mean(0)
+    both, square = (away * moved).sum((2, 3)), (moved**2).sum((2, 3))
+    others = (both.sum(0) - both) / np.maximum(square.sum(0) - square, 1e-300)
+    slope = others if count > 2 else np.ones_like(others)
+    result = f - slope[:, :, None, None] * shift
+    before = (away**2).sum()
+    after = ((result - result.mean(0)) ** 2).sum()
+    return (result, float(np.sqrt(after / before))) if 0 < after < before else (f, 1.0)
+
+
+def _spread(problem: Problem, f: np.ndarray) -> float:
+    """The largest standard deviation of the loss over replicas, over the loss at the start."""
+    losses = np.stack([_losses(problem, run) for run in f])
+    return float((losses.std(0, ddof=1) / max(losses[:, 0].mean(), 1e-300)).max())
+
+
+def _effective_rank(problem: Problem) -> float:
+    """(tr K)^2 / tr K^2 of the inputs' kernel."""
+    kernel = np.asarray(problem.kernel)
+    return float(np.trace(kernel) ** 2 / max((kernel**2).sum(), 1e-300))
+
+
+def _fields(problem: Problem, path: Path, weights: np.ndarray | None = None) -> dict[str, Labelled]:
+    """Fields h and z of one run, draws first."""
+    h, z = np.asarray(path.h).transpose(2, 0, 1), np.asarray(path.z).transpose(2, 0, 1)
+    scalar = not wide(problem)
+    found = {
+        "h": Labelled(h, ("draw", "time", "sample")),
+        "z": Labelled(z[..., 0], ("draw", "time")) if scalar else Labelled(z, ("draw", "time", "output")),
+    }
+    return found if weights is None else found | {"weights": Labelled(weights, ("draw",))}
+
+
+def _solution(
+    problem: Problem,
+    f: np.ndarray,
+    average: dict[str, _Average],
+    fields: dict[str, Labelled] | None,
+    diagnostics: dict[str, Any],
+) -> Solution:
+    """Puts names on everything."""
+    times, points, outputs = problem.steps + 1, problem.points, problem.outputs
+    scalar = not wide(problem)
+    predictions, losses = _Average(), _Average()
+    for run in f:
+        predictions.add(run)
+        losses.add(_losses(problem, run))
+    mean = predictions.mean
+    output, output_ = ((), ()) if scalar else (("output",), ("output'",))
+    size, size_ = ((), ()) if scalar else ((outputs,), (outputs,))
+    ntk = average["ntk"].labelled(
+        ("time", "sample", *output, "sample'", *output_), (times, points, *size, points, *size_)
+    )
+    features = gradients = None
+    if average["features"].count:
+        first = ("layer", "time", "sample")
+        features = average["features"].labelled(
+            (*first, "time'", "sample'"), (1, times, points, times, points)
+        )
+        gradients = average["gradients"].labelled(
+            (*first, *output, "time'", "sample'", *output_), (1, times, points, *size, times, points, *size_)
+        )
+    loss = losses.labelled(("time",), (times,))
+    return Solution(
+        problem=problem,
+        solver="two_layer",
+        predictions=predictions.labelled(("time", "sample", *output), (times, points, *size)),
+        loss=loss._replace(values=_losses(problem, mean)),
+        features=features,
+        gradients=gradients,
+        ntk=ntk,
+        fields=fields,
+        diagnostics=diagnostics,
+    )
