@@ -20,6 +20,7 @@ from widelimit.compare.one_step import (
     loss_polynomial,
 )
 from widelimit.compare.optimum import Optimum, find_optimum, widen
+from widelimit.compare.proportional import ProportionalNetworks, finite_proportional
 from widelimit.compare.statistics import (
     CombinedZ,
     Estimate,
@@ -45,6 +46,7 @@ __all__ = [
     "LinearWeights",
     "Optimum",
     "PowerLaw",
+    "ProportionalNetworks",
     "Sizes",
     "Summary",
     "best_rate",
@@ -57,6 +59,7 @@ __all__ = [
     "family_quantile",
     "family_tolerance",
     "find_optimum",
+    "finite_proportional",
     "fit_exponent",
     "joint_stderr",
     "limiting_rate",
