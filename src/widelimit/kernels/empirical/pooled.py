@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.kernels.empirical.einsum import einsum
 from widelimit.kernels.empirical.live import CALLS, ENTRYWISE, OWN
 from widelimit.kernels.empirical.program import Program
 from widelimit.kernels.empirical.uses import Use
@@ -93,8 +94,6 @@ def spread(program: Program, site: int, total: int, array: Any) -> Any:
 
 def by_pooled(first: Any, rows: Any, second: Any, columns: Any, form: str) -> Any:
     """Returns the products of gradients ``first_i(k, m) rows_ic(m)`` and ``second_j(k, m) columns_jd(m)``."""
-    from widelimit.kernels.empirical.products import einsum
-
     if form == "self":
         return einsum("im,icm,idm->icd", einsum("ikm,ikm->im", first, second), rows, columns)
     products = einsum("ikm,jkm->mij", first, second)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.kernels.empirical.costs import Form
+from widelimit.kernels.empirical.einsum import einsum
 from widelimit.kernels.empirical.features import Ids
 from widelimit.kernels.empirical.pooled import Pooled, by_pooled
 from widelimit.kernels.empirical.triangle import Block
 
 # Bytes that an intermediate array may take before it is computed in pieces.
 PIECE = 2**26
-HIGHEST = jax.lax.Precision.HIGHEST
 LETTERS: dict[Form, tuple[str, str, str]] = {
     "full": ("j", "d", "icjd"),
     "trace": ("j", "c", "ij"),
@@ -42,11 +42,6 @@ class Side(NamedTuple):
     def right(self) -> tuple[Any, str]:
         """The factor over columns, and its axes."""
         return (self.factor, "ism") if self.swapped else (self.cotangent, "icsm")
-
-
-def einsum(pattern: str, *arrays: Any) -> Any:
-    """Returns an einsum that a GPU does not round on the way."""
-    return jnp.einsum(pattern, *arrays, precision=HIGHEST)
 
 
 def by_gradient(
