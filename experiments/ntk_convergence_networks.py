@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.kernels import empirical
+from widelimit.kernels import dynamics, empirical
 from widelimit.models import MLP, MLPConfig, initialise, rules
 from widelimit.scaling import Parametrization, Rules, dmft, ntk
 
@@ -47,10 +47,8 @@ class Task:
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Inputs, targets and the share of each sample in the loss: 1/N in training, 0 in test."""
-        share = np.zeros((len(self.inputs), 1), np.float32)
-        share[: self.train] = 1 / self.train
-        return self.inputs, self.targets, share
+        """Training inputs, their targets, and test inputs."""
+        return self.inputs[: self.train], self.targets[: self.train], self.inputs[self.train :]
 
 
 def shape_of(task: Task, width: int, depth: int, parametrization: str) -> MLPConfig:
@@ -81,7 +79,7 @@ def numbers_of(shape: MLPConfig) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def measuring(shape: MLPConfig, rate: float, steps: int) -> Any:
-    """Returns the compiled program ``(key, x, y, share, numbers) -> measured`` of one network.
+    """Returns the compiled program ``(key, x, y, x_test, numbers) -> measured`` of one network.
 
     It returns by name: ``outputs`` [T + 1, N + M] before each step and at the end, the kernels ``kernel_0``
     and ``kernel_T`` [N + M, N + M], ``features``, the root mean square over hidden units and inputs of the
@@ -94,8 +92,9 @@ def measuring(shape: MLPConfig, rate: float, steps: int) -> Any:
     """
     template, model = rules(shape, "sgd"), MLP(shape)
 
-    def measure(key: jax.Array, x: jax.Array, y: jax.Array, share: jax.Array, numbers: Any) -> Any:
+    def measure(key: jax.Array, x: jax.Array, y: jax.Array, x_test: jax.Array, numbers: Any) -> Any:
         own: Rules = dataclasses.replace(template, **numbers)
+        both = jnp.concatenate([x, x_test])
 
         def apply(params: Any, inputs: jax.Array) -> jax.Array:
             outputs: Any = model.apply({"params": params, "multipliers": own.multiplier}, inputs)
@@ -103,14 +102,14 @@ def measuring(shape: MLPConfig, rate: float, steps: int) -> Any:
 
         def features(params: Any) -> jax.Array:
             variables = {"params": params, "multipliers": own.multiplier}
-            taps = model.apply(variables, x, mutable=["intermediates"])[1]["intermediates"]
+            taps = model.apply(variables, both, mutable=["intermediates"])[1]["intermediates"]
             return jnp.stack([taps[f"Dense_{layer}"]["preactivation"][0] for layer in range(shape.depth)])
 
         def kernel(params: Any) -> jax.Array:
-            return empirical.ntk(apply, params, x, form="trace", rates=own.learning_rate)
+            return empirical.ntk(apply, params, both, form="trace", rates=own.learning_rate)
 
         start = initialise(key, own)
-        end, outputs = _descend(apply, start, x, y, share, own.learning_rate, rate, steps)
+        end, outputs = descend(apply, start, x, y, x_test, own.learning_rate, rate, steps)
         moved = sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum((b - a) ** 2), start, end)))
         size = sum(jax.tree.leaves(jax.tree.map(lambda a: jnp.sum(a**2), start)))
         return {
@@ -126,7 +125,7 @@ def measuring(shape: MLPConfig, rate: float, steps: int) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def training(shape: MLPConfig, rate: float, steps: int, batch: int) -> Any:
-    """Returns the compiled program ``(keys [S], x, y, share, numbers) -> outputs [S, T + 1, N + M]``.
+    """Returns the compiled program ``(keys [S], x, y, x_test, numbers) -> outputs [S, T + 1, N + M]``.
 
     Args:
         shape: of the networks.
@@ -136,43 +135,34 @@ def training(shape: MLPConfig, rate: float, steps: int, batch: int) -> Any:
     """
     template, model = rules(shape, "sgd"), MLP(shape)
 
-    def train(key: jax.Array, x: jax.Array, y: jax.Array, share: jax.Array, numbers: Any) -> jax.Array:
+    def train(key: jax.Array, x: jax.Array, y: jax.Array, x_test: jax.Array, numbers: Any) -> jax.Array:
         own: Rules = dataclasses.replace(template, **numbers)
 
         def apply(params: Any, inputs: jax.Array) -> jax.Array:
             outputs: Any = model.apply({"params": params, "multipliers": own.multiplier}, inputs)
             return outputs
 
-        return _descend(apply, initialise(key, own), x, y, share, own.learning_rate, rate, steps)[1]
+        return descend(apply, initialise(key, own), x, y, x_test, own.learning_rate, rate, steps)[1]
 
-    def run(keys: jax.Array, x: jax.Array, y: jax.Array, share: jax.Array, numbers: Any) -> jax.Array:
-        return jax.lax.map(lambda key: train(key, x, y, share, numbers), keys, batch_size=batch)
+    def run(keys: jax.Array, x: jax.Array, y: jax.Array, x_test: jax.Array, numbers: Any) -> jax.Array:
+        return jax.lax.map(lambda key: train(key, x, y, x_test, numbers), keys, batch_size=batch)
 
     return jax.jit(run, compiler_options=_COMPILER)
 
 
-def _descend(
+def descend(
     apply: Any,
     start: Any,
     x: jax.Array,
     y: jax.Array,
-    share: jax.Array,
+    x_test: jax.Array,
     rates: Any,
     rate: float,
     steps: int,
 ) -> tuple[Any, jax.Array]:
     """Returns the trained parameters, and the outputs on all inputs before each step and at the end."""
-
-    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        outputs = apply(params, x)
-        return jnp.sum(share * (outputs - y) ** 2) / 2, outputs[:, 0]
-
-    def step(params: Any, _: None) -> tuple[Any, jax.Array]:
-        gradient, outputs = jax.grad(loss, has_aux=True)(params)
-        return jax.tree.map(lambda w, scale, g: w - rate * scale * g, params, rates, gradient), outputs
-
-    end, outputs = jax.lax.scan(step, start, length=steps)
-    return end, jnp.concatenate([outputs, apply(end, x)[None, :, 0]])
+    path = dynamics.descend(apply, start, x, y, rate, steps, rates=rates, test=x_test)
+    return path.params, jnp.concatenate([path.train, path.test], axis=1)[..., 0]
 
 
 def measure(task: Task, width: int, depth: int, seed: int, index: int) -> dict[str, dict[str, np.ndarray]]:

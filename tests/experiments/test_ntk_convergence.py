@@ -109,12 +109,12 @@ def test_function_space_is_the_linearised_network(task):
     start = initialise(jax.random.key(3), own)
     linear = dynamics.linearise(apply, start)
     steps = (*task.arrays, own.learning_rate, task.rate, task.steps)
-    outputs = np.asarray(networks._descend(linear, start, *steps)[1])
+    outputs = np.asarray(networks.descend(linear, start, *steps)[1])
     jacobian = jax.tree.leaves(jax.jacrev(lambda p: apply(p, task.inputs)[:, 0])(start))
     flat = np.concatenate([np.asarray(j, float).reshape(len(j), -1) for j in jacobian], axis=1)
     predicted = theory.linearised(task, flat @ flat.T, outputs[0], task.targets[: task.train, 0])
     np.testing.assert_allclose(predicted, outputs[-1], atol=2e-5)
-    nonlinear = networks._descend(apply, start, *steps)[1]
+    nonlinear = networks.descend(apply, start, *steps)[1]
     assert np.abs(np.asarray(nonlinear)[-1] - predicted).max() > 1e-2  # the test could see a difference
 
 
@@ -128,10 +128,10 @@ def test_the_control_variate_of_a_linear_model_has_no_variance(task):
     image = theory.linearised(task, kernel, basis, np.zeros((task.train, len(kernel))))
     exact = theory.Limit(kernel, kernel, process.mean, process.covariance, image)
     weights = jax.random.normal(jax.random.key(0), (6, 40, 1))
-    _, y, share = task.arrays
+    y, n = task.arrays[1], task.train
     outputs = jax.vmap(
-        lambda w: networks._descend(
-            jnp_linear, w, features, y, share, np.float32(1.0), task.rate, task.steps
+        lambda w: networks.descend(
+            jnp_linear, w, features[:n], y, features[n:], np.float32(1.0), task.rate, task.steps
         )[1]
     )(weights)
     outputs = np.asarray(outputs, float)
