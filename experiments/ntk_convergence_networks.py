@@ -162,6 +162,7 @@ def descend(
 ) -> tuple[Any, jax.Array]:
     """Returns the trained parameters, and the outputs on all inputs before each step and at the end."""
     path = dynamics.descend(apply, start, x, y, rate, steps, rates=rates, test=x_test)
+    assert path.test is not None
     return path.params, jnp.concatenate([path.train, path.test], axis=1)[..., 0]
 
 
