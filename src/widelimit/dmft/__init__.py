@@ -8,6 +8,8 @@ from widelimit.dmft.lazy import lazy
 from widelimit.dmft.linear import linear
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.proportional import Proportional, ProportionalProblem, proportional
+from widelimit.dmft.residual import residual
+from widelimit.dmft.residual_depth import infinite_depth
 from widelimit.dmft.solution import Solution
 from widelimit.dmft.two_layer import two_layer
 
@@ -20,10 +22,12 @@ __all__ = [
     "ResidualProblem",
     "Solution",
     "gradient_flow",
+    "infinite_depth",
     "lazy",
     "linear",
     "mlp",
     "one_sample_flow",
     "proportional",
+    "residual",
     "two_layer",
 ]
