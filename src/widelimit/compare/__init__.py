@@ -1,6 +1,7 @@
 """Finite versus limit: fitted exponents, optima, error bars and claims.
 
-Arrays of numbers in, estimates with standard errors out; nothing here knows a network.
+Arrays of numbers in, estimates with standard errors out. Only ``finite_ensemble`` knows networks: those whose
+infinite-width limit the solvers of ``dmft`` solve.
 """
 
 from widelimit.compare.claims import Claim
@@ -11,6 +12,7 @@ from widelimit.compare.ensembles import (
     second_moment_scores,
     squared_length_of_mean,
 )
+from widelimit.compare.finite import Ensembles, finite_ensemble
 from widelimit.compare.fit import PowerLaw, fit_exponent
 from widelimit.compare.one_step import (
     LinearProblem,
@@ -41,6 +43,7 @@ from widelimit.compare.transfer import regret, transfer
 __all__ = [
     "Claim",
     "CombinedZ",
+    "Ensembles",
     "Estimate",
     "LinearProblem",
     "LinearWeights",
@@ -59,6 +62,7 @@ __all__ = [
     "family_quantile",
     "family_tolerance",
     "find_optimum",
+    "finite_ensemble",
     "finite_proportional",
     "fit_exponent",
     "joint_stderr",

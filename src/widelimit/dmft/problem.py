@@ -124,7 +124,7 @@ class Problem:
 
     def _check_data(self) -> None:
         """Inputs or a kernel, and a kernel that can be one."""
-        if (self.inputs is None) == (self.kernel is None):
+        if self.inputs is None and self.kernel is None:
             raise ValueError("Give either inputs (and test_inputs) or kernel, not both and not neither.")
         if self.inputs is not None:
             inputs, _ = as_float64(self.inputs, "inputs")
@@ -137,7 +137,11 @@ class Problem:
                     raise ValueError(f"test_inputs must have shape [M, {inputs.shape[1]}]; got {test.shape}.")
                 self._set("test_inputs", test)
             x = self.all_inputs
-            self._set("kernel", x @ x.T / x.shape[1])
+            kernel = x @ x.T / x.shape[1]
+            # dataclasses.replace hands the inputs' own kernel back
+            if self.kernel is not None and not np.array_equal(np.asarray(self.kernel), kernel):
+                raise ValueError("Give either inputs (and test_inputs) or kernel, not both and not neither.")
+            self._set("kernel", kernel)
             return
         if self.test_inputs is not None:
             raise ValueError("test_inputs go with inputs; a kernel holds its test points last.")
