@@ -21,11 +21,9 @@ from widelimit.dmft.two_layer_noise import (
     basis,
     check_draws,
     draw,
-    gaussian,
-    grid,
+    grids,
     is_identity,
     root,
-    sphere,
     starts,
 )
 from widelimit.dmft.two_layer_particles import Form, Path, Setting, errors, form, setting, simulate, two_times
@@ -218,21 +216,16 @@ def _deterministic(
 ) -> Solution:
     """Quadrature on two grids, or the closed form."""
     factor = root(problem)
-    dimensions = factor.shape[1] + problem.outputs
-    if method == "closed":
-        rules = [basis(dimensions)]
-    else:
-        sizes, rule = grid(problem, nodes, memory)
-        rules = [(sphere if rule == "sphere" else gaussian)(dimensions, size) for size in sizes]
+    closed = method == "closed"
+    rules = [basis(factor.shape[1] + problem.outputs)] if closed else grids(problem, factor, nodes, memory)
     needed = _fit(problem, len(rules[-1][1]), keep, fields, memory, 8)
     average = {name: _Average() for name in ("ntk", "features", "gradients")}
     answers = []
     with jax.enable_x64(True):
         kind, at = form(problem), setting(problem, np.float64)
         for places, weights in rules:
-            fine = places is rules[-1][0]
             start = starts(factor, places, weights, np.float64)
-            path = simulate(kind, at, *start, ntk=fine, record=fine and (keep or fields))
+            path = simulate(kind, at, *start, record=keep or fields)
             answers.append(np.asarray(path.predictions))
             _guard(problem, answers[-1], path.size)
         average["ntk"].add(path.ntk)
@@ -291,17 +284,19 @@ def _exact_lazy(problem: Problem) -> np.ndarray:
 def _controlled(f: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, float]:
     """Replicas' predictions [R, T + 1, n, C] less their regression on the lazy limit's shift.
 
-    The slope of each time is fitted on the other replicas, so that no replica corrects itself.
+    The slope of each time is fitted on the other replicas, so that no replica corrects itself; times at which
+    it does not help are left as they are. Also returns by how much it shrank the error.
     """
-    count = len(f)
     away, moved = f - f.mean(0), shift - shift.mean(0)
     both, square = (away * moved).sum((2, 3)), (moved**2).sum((2, 3))
-    others = (both.sum(0) - both) / np.maximum(square.sum(0) - square, 1e-300)
-    slope = others if count > 2 else np.ones_like(others)
+    rest, scale = square.sum(0) - square, square.sum(0).max()
+    slope = (both.sum(0) - both) / np.where(rest > 1e-12 * scale, rest, np.inf)
     result = f - slope[:, :, None, None] * shift
-    before = (away**2).sum()
-    after = ((result - result.mean(0)) ** 2).sum()
-    return (result, float(np.sqrt(after / before))) if 0 < after < before else (f, 1.0)
+    before = (away**2).sum((0, 2, 3))
+    after = ((result - result.mean(0)) ** 2).sum((0, 2, 3))
+    helps = after < before
+    ratio = np.where(helps, after, before).sum() / max(before.sum(), 1e-300)
+    return np.where(helps[:, None, None], result, f), float(np.sqrt(ratio)) if before.any() else 1.0
 
 
 def _spread(problem: Problem, f: np.ndarray) -> float:

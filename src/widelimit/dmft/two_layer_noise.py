@@ -115,21 +115,47 @@ def gaussian(dimensions: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
     return _pruned(*_product([(x, w / w.sum())] * dimensions))
 
 
-def sphere(dimensions: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
+def sphere(dimensions: int, nodes: int, kinks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A rule for functions with f(c x) = c^2 f(x): directions times sqrt(d), exact along the radius.
 
-    Midpoints on the last circle, Gauss-Gegenbauer for the other angles (half as many nodes).
+    Midpoints between kinks on the circle of the first two coordinates, Gauss-Gegenbauer for the other angles
+    (half as many nodes).
     """
     from scipy.special import roots_gegenbauer
 
-    angles = 2 * math.pi * (np.arange(nodes) + 0.5) / nodes
-    place, weights = np.stack([np.cos(angles), np.sin(angles)]), np.full(nodes, 1 / nodes)
+    angles, weights = _circle(nodes, kinks)
+    place = np.stack([np.cos(angles), np.sin(angles)])
     for power in range(1, dimensions - 1):
         x, w = roots_gegenbauer(max(nodes // 2, 1), power / 2)
         sides = np.sqrt(1 - x**2)
         place = np.concatenate([np.kron(sides, place), np.kron(x, np.ones_like(place[:1]))])
         weights = np.kron(w / w.sum(), weights)
     return math.sqrt(dimensions) * place, weights
+
+
+def kinks(factor: np.ndarray) -> np.ndarray:
+    """Angles in the plane of the first two coordinates at which some h = 0 at the start.
+
+    Known where the kernel has rank 1 or 2; above, a kink is a surface that no rule here follows.
+    """
+    rank = factor.shape[1]
+    if rank > 2:
+        return np.zeros(1)
+    rows = factor if rank == 2 else np.concatenate([factor, 0 * factor], 1)
+    across = np.arctan2(rows[:, 1], rows[:, 0]) + math.pi / 2
+    return np.concatenate([across, across + math.pi])
+
+
+def _circle(nodes: int, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Midpoints of equal pieces of each arc between edges, in all about so many, and their weights."""
+    edges = np.unique(np.round(np.mod(edges, 2 * math.pi), 12))
+    ends = np.append(edges[1:], edges[0] + 2 * math.pi)
+    angles, weights = [], []
+    for start, end in zip(edges, ends, strict=True):
+        pieces = max(1, math.ceil(nodes * (end - start) / (2 * math.pi) - 1e-9))
+        angles.append(start + (end - start) * (np.arange(pieces) + 0.5) / pieces)
+        weights.append(np.full(pieces, (end - start) / (2 * math.pi * pieces)))
+    return np.concatenate(angles), np.concatenate(weights)
 
 
 def _product(rules: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -147,13 +173,15 @@ def _pruned(places: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nda
     return places[:, kept], weights[kept]
 
 
-def grid(problem: Problem, nodes: int | None, memory: float) -> tuple[list[int], str]:
-    """Returns the nodes in each direction, coarse and fine, and the name of the rule.
+def grids(
+    problem: Problem, factor: np.ndarray, nodes: int | None, memory: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns places [rank + C, S] and weights [S] of a coarse and of a fine grid.
 
     Raises:
         ValueError: if the grid has too few nodes in each direction, or does not fit into memory.
     """
-    dimensions = root(problem).shape[1] + problem.outputs
+    dimensions = factor.shape[1] + problem.outputs
     homogeneous = is_homogeneous(problem)
     free = max(dimensions - homogeneous, 1)
     if nodes is None:
@@ -176,8 +204,19 @@ def grid(problem: Problem, nodes: int | None, memory: float) -> tuple[list[int],
         )
     coarse = max(2, int(nodes / 1.4))
     if homogeneous:
-        nodes, coarse = -(-nodes // 4) * 4, -(-coarse // 4) * 4
-    return [coarse, nodes], "sphere" if homogeneous else "gaussian"
+        edges = np.zeros(1) if is_identity(problem) else kinks(factor)
+        return _padded([sphere(dimensions, size, edges) for size in (coarse, nodes)])
+    return _padded([gaussian(dimensions, size) for size in (coarse, nodes)])
+
+
+def _padded(rules: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rules with as many points, some of weight 0: one compiled program serves them."""
+    most = max(len(weights) for _, weights in rules)
+    lacks = [most - len(weights) for _, weights in rules]
+    return [
+        (np.pad(places, ((0, 0), (0, lack))), np.pad(weights, (0, lack)))
+        for (places, weights), lack in zip(rules, lacks, strict=True)
+    ]
 
 
 def starts(
