@@ -18,7 +18,8 @@ class LinearState:
 
     By layer, 0..L+1: h holds H, g holds G, a is ``d h^l / d r^l``, c the coefficients of g in h, b is
     ``d g^{l+1} / d u^{l+1}`` of training points, response is ``d g^l / d r^l``, q is <g^l h^l>, push is
-    ``share Delta H^l`` and driven the same times ``drive(time of H, time of Delta)``.
+    ``share Delta H^l`` and driven the same times ``drive(time of H, time of
+    Delta)``; driven_g likewise of G.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -33,6 +34,7 @@ class LinearState:
         self.h, self.a, self.c = self._zeros(h, h), self._zeros(h, g), self._zeros(h, g)
         self.g, self.response, self.b = self._zeros(g, g), self._zeros(g, g), self._zeros(g, p)
         self.q, self.push, self.driven = self._zeros(g, h), self._zeros(g, h), self._zeros(g, h)
+        self.driven_g = self._zeros(g, g)
         self.g[-1] = np.tile(np.eye(self.outputs), (self.times, self.times))
         self.error = np.zeros((self.times, self.p, self.outputs))  # share times Delta
         self.f = np.zeros((self.times, self.n, self.outputs))
@@ -84,10 +86,10 @@ class LinearState:
             below = np.einsum("scsm->scm", equal).reshape(t * outputs, n)
         else:
             below = self.q[layer - 1][past, now]
-        moved = self.drive[t, :t] - ratio[:, None] * self.drive[:t, :t]
-        moved = self.g[layer][past, past] * np.repeat(np.repeat(moved, outputs, 0), outputs, 1)
-        across: np.ndarray = np.repeat(ratio, outputs)[:, None] * below
-        return across + self.gamma0 * moved @ self.push[layer - 1][past, now]
+        until_t = self.g[layer][past, past] @ self.driven[layer - 1][past, now]
+        until_s = self.driven_g[layer][past, past] @ self.push[layer - 1][past, now]
+        across: np.ndarray = np.repeat(ratio, outputs)[:, None] * (below - self.gamma0 * until_s)
+        return across + self.gamma0 * until_t
 
     def _predict(self, t: int) -> None:
         """The predictions <w h^L> / gamma0, and their errors."""
@@ -128,6 +130,7 @@ class LinearState:
             row = keep * self.g[layer + 1][now, until] @ self.response[layer][until, until].T + d @ q.T
             self.g[layer][now, until] = row
             self.g[layer][until, now] = row.T
+            self.driven_g[layer][now, old] = row[:, old] * np.repeat(self.drive[t, :t], outputs)
 
     def _driven_back(self, layer: int, t: int) -> np.ndarray:
         """gamma0 drive(t, s) G(t, s) share Delta(s), which multiplies h(s) in g(t)."""
