@@ -8,22 +8,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-#: Directions of new rows that keep less than this part of their variance are taken as known: float32
-#: averages of kernels are no better.
-CLIP = {"float32": 1e-6, "float64": 1e-12}
+#: Added to a kernel's diagonal, over its mean. It bounds the root's inverse where the kernel is singular (a
+#: kernel that has stopped to change, duplicate samples), well above the rounding errors of averages in this
+#: dtype: a field gets that much variance more, a hundredth of its size or less.
+JITTER = {"float32": 1e-5, "float64": 1e-8}
 
 
 class Factor(NamedTuple):
-    """A block triangular root C of a kernel, ``C C^T = K``, for the rows so far; zero beyond.
+    """A triangular root C of a kernel, ``C C^T = K + jitter``, for the rows so far; zero beyond.
 
-    The inverse is kept beside the root, so that a step is two matrix products. Where an innovation is
-    clipped the inverse is the pseudo-inverse: later rows put no weight there.
+    Inverses are kept beside it, so that a step is products of matrices and no triangular solve.
     """
 
-    root: jax.Array  # shape=(n, n), dtype=float64
-    inverse: jax.Array  # shape=(n, n), dtype=float64
+    root: jax.Array  # shape=(n, n) or (0, 0) where only its newest rows are needed, dtype=float64
+    inverse: jax.Array  # of the root, shape=(n, n), dtype=float64
     ridged: jax.Array  # inverse root of K + ridge, shape=(n, n) or (0, 0) where not needed, dtype=float64
-    clipped: jax.Array  # directions without new variance, shape=(), dtype=int32
+    clipped: jax.Array  # directions that bring nothing new beside the jitter, shape=(), dtype=int32
 
 
 def empty(rows: int, ridged: bool) -> Factor:
@@ -31,14 +31,14 @@ def empty(rows: int, ridged: bool) -> Factor:
 
     Args:
         rows: n.
-        ridged: whether the root of K + ridge is needed too.
+        ridged: whether responses are taken from it, which need the root of K + ridge too.
     """
-    shape, also = (rows, rows), (rows, rows) if ridged else (0, 0)
-    return Factor(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(also), jnp.zeros((), jnp.int32))
+    whole, also = (rows, rows), (rows, rows) if ridged else (0, 0)
+    return Factor(jnp.zeros(also), jnp.zeros(whole), jnp.zeros(also), jnp.zeros((), jnp.int32))
 
 
 def extend(
-    factor: Factor, row: jax.Array, t: jax.Array, clip: float, ridge: float
+    factor: Factor, row: jax.Array, t: jax.Array, jitter: float, ridge: float
 ) -> tuple[Factor, jax.Array]:
     """Returns the factor with the rows of time t, and these rows of the root.
 
@@ -47,8 +47,8 @@ def extend(
         row: the kernel between the b new points and all so far, themselves included, shape [b, n]; what is
             beyond is ignored.
         t: the time, so that the new rows are t b .. (t + 1) b.
-        clip: the part of its variance below which a new direction counts as known.
-        ridge: added to the diagonal of the ridged root, over the mean of the diagonal.
+        jitter: added to the diagonal, over its mean.
+        ridge: added in place of the jitter in the ridged root.
     """
     b, n = row.shape
     start = t * b
@@ -56,37 +56,34 @@ def extend(
     block = (block + block.T) / 2
     past = jnp.where(jnp.arange(n)[None, :] < start, row, 0.0)
     scale = jnp.trace(block) / b
-    loading, root, inverse, lost = _rows(factor.inverse, past, block, clip * scale)
-    root = lax.dynamic_update_slice_in_dim(loading, root, start, axis=1)
-    new = lax.dynamic_update_slice_in_dim(-inverse @ (loading @ factor.inverse), inverse, start, axis=1)
-    ridged = factor.ridged
+    inverse, root, lost = _grow(factor.inverse, past, block, jitter * scale, start)
+    ridged, whole = factor.ridged, factor.root
     if ridged.size:
-        shifted = block + ridge * scale * jnp.eye(b)
-        loading, _, inverse, _ = _rows(ridged, past, shifted, 0.0)
-        last = lax.dynamic_update_slice_in_dim(-inverse @ (loading @ ridged), inverse, start, axis=1)
-        ridged = lax.dynamic_update_slice_in_dim(ridged, last, start, axis=0)
-    return (
-        Factor(
-            lax.dynamic_update_slice_in_dim(factor.root, root, start, axis=0),
-            lax.dynamic_update_slice_in_dim(factor.inverse, new, start, axis=0),
-            ridged,
-            factor.clipped + lost,
-        ),
-        root,
-    )
+        ridged, _, _ = _grow(ridged, past, block, ridge * scale, start)
+        whole = lax.dynamic_update_slice_in_dim(whole, root, start, axis=0)
+    return Factor(whole, inverse, ridged, factor.clipped + lost), root
 
 
-def _rows(
-    inverse: jax.Array, past: jax.Array, block: jax.Array, least: jax.Array | float
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What new rows owe to old noise, the root of the rest and its pseudo-inverse, and what was clipped."""
-    loading = past @ inverse.T
+def _grow(
+    inverse: jax.Array, past: jax.Array, block: jax.Array, jitter: jax.Array, start: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """An inverse root with new rows, the root's own new rows, and how many of them bring nothing new."""
+    loading = _turned(past, inverse)
+    # rounding errors of the averages must not make a field larger than its kernel says
+    size, most = jnp.sum(loading * loading, axis=1), jnp.diagonal(block)
+    loading = loading * jnp.sqrt(jnp.where(size > most, most / jnp.where(size > 0, size, 1.0), 1.0))[:, None]
     values, vectors = jnp.linalg.eigh(block - loading @ loading.T)
-    kept = values > least
-    root = jnp.where(kept, jnp.sqrt(jnp.where(kept, values, 1.0)), 0.0)
-    inverse = jnp.where(kept, 1 / jnp.where(kept, root, 1.0), 0.0)
-    lost = jnp.sum(~kept).astype(jnp.int32)
-    return loading, (vectors * root) @ vectors.T, (vectors * inverse) @ vectors.T, lost
+    lost = jnp.sum(values < jitter).astype(jnp.int32)
+    size = jnp.sqrt(jnp.maximum(values, 0.0) + jitter)
+    new, back = (vectors * size) @ vectors.T, (vectors / size) @ vectors.T
+    rows = lax.dynamic_update_slice_in_dim(-back @ (loading @ inverse), back, start, axis=1)
+    root = lax.dynamic_update_slice_in_dim(loading, new, start, axis=1)
+    return lax.dynamic_update_slice_in_dim(inverse, rows, start, axis=0), root, lost
+
+
+def _turned(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """``x matrix^T`` for few rows x: the large matrix is read along its rows, which is faster on a CPU."""
+    return (matrix @ x.T).T
 
 
 def stein(factor: Factor, covariance: jax.Array) -> jax.Array:
@@ -98,4 +95,4 @@ def stein(factor: Factor, covariance: jax.Array) -> jax.Array:
         factor: of the field's kernel.
         covariance: <y eps^T>, shape [b, n].
     """
-    return ((covariance @ factor.root.T) @ factor.ridged.T) @ factor.ridged
+    return _turned(_turned(covariance, factor.root), factor.ridged) @ factor.ridged

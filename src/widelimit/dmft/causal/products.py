@@ -38,7 +38,8 @@ def put_layer(
 
 def mean(now: jax.Array, history: jax.Array) -> jax.Array:
     """Averages over samples of products: fields of one time [..., s] and of all times [W, ..., s]."""
-    product = dot(merge(now), merge(history).T) / now.shape[-1]
+    # the long factor first: it is read along its rows
+    product = dot(merge(history), merge(now).T).T / now.shape[-1]
     return product.reshape(now.shape[:-1] + history.shape[:-1])
 
 

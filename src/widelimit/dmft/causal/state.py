@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from widelimit.dmft.causal.factor import Factor, empty
 from widelimit.dmft.causal.settings import Settings
@@ -82,7 +83,7 @@ def start(settings: Settings, window: int) -> State:
 
 
 def grow(state: State, settings: Settings, window: int) -> State:
-    """Returns the state with space for more times: what is new is zero.
+    """Returns the state with space for more times: what is new is as at the start.
 
     Args:
         state: of fewer times.
@@ -90,8 +91,7 @@ def grow(state: State, settings: Settings, window: int) -> State:
         window: W, times that fit.
     """
 
-    def pad(old: jax.Array, new: jax.ShapeDtypeStruct) -> jax.Array:
-        more = [(0, b - a) for a, b in zip(old.shape, new.shape, strict=True)]
-        return jnp.pad(old, more) if any(extra for _, extra in more) else old
+    def pad(old: jax.Array, new: jax.Array) -> jax.Array:
+        return lax.dynamic_update_slice(new, old, (0,) * old.ndim) if old.shape != new.shape else old
 
-    return jax.tree.map(pad, state, jax.eval_shape(lambda: start(settings, window)))
+    return jax.tree.map(pad, state, start(settings, window))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from widelimit.dmft.causal.factor import CLIP, Factor, extend, stein
+from widelimit.dmft.causal.factor import JITTER, Factor, extend, stein
 from widelimit.dmft.causal.noise import Noise
 from widelimit.dmft.causal.products import HIGHEST, Pairs, at, dot, mean, merge, put, put_layer
 from widelimit.dmft.causal.settings import Settings
@@ -115,14 +115,14 @@ class Step:
 
     def extend(self, factor: Factor, rows: jax.Array) -> tuple[Factor, jax.Array]:
         """The factor of a kernel with this time's rows, and these rows of the root."""
-        matrix = rows.reshape(-1, len(factor.root)).astype(factor.root.dtype)
-        factor, root = extend(factor, matrix, self.t, CLIP[self.dtype], self.settings.ridge)
+        matrix = rows.reshape(-1, len(factor.inverse)).astype(factor.inverse.dtype)
+        factor, root = extend(factor, matrix, self.t, JITTER[self.dtype], self.settings.ridge)
         return factor, root.astype(self.dtype)
 
     def feature_response(self, layer: int, state: State) -> jax.Array:
         """gamma0 A, [p, W, c, p], by Stein's identity: only the odd part of phi(h) knows the noise of r."""
         noise = self.noise.backward[layer]
-        covariance = dot(self.pairs.odd(self.x[layer]), noise.T) / noise.shape[1]
+        covariance = mean(self.pairs.odd(self.x[layer]), noise)
         found = stein(state.backward[layer], covariance.astype(state.backward[layer].root.dtype))
         found = found.astype(self.dtype).reshape(self.p, -1, self.c, self.p)
         # test points move nothing
@@ -131,7 +131,7 @@ class Step:
     def gradient_response(self, layer: int, g: jax.Array) -> jax.Array:
         """gamma0 B, [c, p, W, p], of the fields g of the layer above, by u of that layer."""
         noise, factor = self.noise.forward[layer], self.state.forward[layer]
-        covariance = dot(merge(self.pairs.even(g)), noise.T) / noise.shape[1]
+        covariance = mean(merge(self.pairs.even(g)), noise)
         found = stein(factor, covariance.astype(factor.root.dtype)).astype(self.dtype)
         # a test point moves nothing but itself
         place = jnp.arange(self.p)
@@ -150,11 +150,9 @@ class Step:
             own = dot(self.pairs.odd(self.x[-1]), self.noise.last.T) / settings.pairs
             f = self.keep * own + dot(self.x[-1], learned.T) / settings.samples
             f = f.astype(rows.predictions.dtype) / self.problem.gamma0
-            if (
-                not settings.antithetic
-            ):  # centred, as the network is; rows hold the first before it is centred
-                rows = rows._replace(offset=jnp.where(self.t == 0, f, rows.offset))
-                f = f - rows.offset
+            # centred, as the network is; of pairs the offset is a rounding error
+            rows = rows._replace(offset=jnp.where(self.t == 0, f, rows.offset))
+            f = f - rows.offset
             rows = rows._replace(predictions=put(rows.predictions, f, self.t))
         f = at(rows.predictions, self.t)[: settings.train]
         errors = jnp.pad(self.problem.errors(f), [(0, settings.points - settings.train), (0, 0)])
