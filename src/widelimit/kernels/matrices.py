@@ -35,7 +35,7 @@ def as_matrix(kernel: ArrayLike) -> np.ndarray:
     if array.ndim == 2:
         return array
     if array.ndim != 4 or array.shape[2] != array.shape[3]:
-        raise ValueError(f"Expected a kernel of shape [N1, N2, O, O] or [N1, N2], got shape {array.shape}.")
+        raise ValueError(f"kernel must have shape [N1, N2, O, O] or [N1, N2]; got {array.shape}.")
     n1, n2, outputs, _ = array.shape
     return array.transpose(0, 2, 1, 3).reshape(n1 * outputs, n2 * outputs)
 
@@ -93,7 +93,7 @@ def positive_eigenvalues(kernel: ArrayLike) -> np.ndarray:
         values = np.linalg.eigvalsh(matrix)
     check_semi_definite(values, eps)
     if values.max(initial=0.0) <= 0:
-        raise ValueError("Expected a kernel with a positive eigenvalue, but all are zero.")
+        raise ValueError("kernel must have a positive eigenvalue, but all are zero.")
     return np.sort(np.maximum(values, 0.0))[::-1]
 
 

@@ -163,8 +163,8 @@ def bad(**changes):
 @pytest.mark.parametrize(
     ("call", "error", "sentence"),
     [
-        (lambda: bad(batch_size=0), ValueError, "positive whole number or None, got 0"),
-        (lambda: bad(batch_size=2.5), ValueError, "positive whole number or None, got 2.5"),
+        (lambda: bad(batch_size=0), ValueError, "positive integer or None; got 0"),
+        (lambda: bad(batch_size=2.5), ValueError, "positive integer or None; got 2.5"),
         (lambda: bad(x=jnp.zeros((0, 3))), ValueError, r"at least 1 sample, .* got shapes \(0, 3\)"),
         (lambda: bad(x={}), ValueError, "arrays with a leading axis of samples; got {}"),
         (
@@ -173,7 +173,7 @@ def bad(**changes):
             r"one leading axis .* the same for all its arrays",
         ),
         (lambda: bad(apply=lambda p, x: network(p, x).sum()), ValueError, r"an array \[24, ...\]"),
-        (lambda: bad(apply=lambda p, x: (network(p, x),)), ValueError, "a row a sample, got tuple"),
+        (lambda: bad(apply=lambda p, x: (network(p, x),)), ValueError, "a row a sample; got tuple"),
         (
             lambda: bad(params=weights() | {"last": jnp.ones((7, 2), int)}),
             TypeError,
@@ -182,7 +182,7 @@ def bad(**changes):
         (
             lambda: bad(apply=lambda p, x: network(p, x).astype("bfloat16")),
             TypeError,
-            "dtype float32, got bfloat16",
+            "dtype float32; got bfloat16",
         ),
         (
             lambda: bad(rates={"first": 1.0}),
@@ -200,10 +200,14 @@ def bad(**changes):
             "got float16",
         ),
         (lambda: bad(params={}), ValueError, "no array to differentiate by"),
-        (lambda: hessian(lambda p: p, jnp.ones(2)), TypeError, "a loss that is one number of dtype float32"),
+        (
+            lambda: hessian(lambda p: p, jnp.ones(2)),
+            TypeError,
+            "must return one number of dtype float32",
+        ),
         (lambda: hessian(jnp.sum, jnp.ones(2, int)), TypeError, "got int32"),
-        (lambda: bad().matvec(jnp.ones(48)), ValueError, r"shape \(24, 2\), got \(48,\)"),
-        (lambda: bad().matvec(jnp.ones(SHAPE, int)), TypeError, "dtype float32, as the operator, got int32"),
+        (lambda: bad().matvec(jnp.ones(48)), ValueError, r"shape \(24, 2\); got \(48,\)"),
+        (lambda: bad().matvec(jnp.ones(SHAPE, int)), TypeError, "the operator's dtype float32; got int32"),
         (
             lambda: from_matrix(np.ones((2, 3))),
             ValueError,

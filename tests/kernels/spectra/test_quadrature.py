@@ -150,22 +150,31 @@ EYE = from_matrix(np.eye(3))
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: trace(EYE, key=KEY, probes=1), "two probes or more"),
-        (lambda: quadrature(EYE, key=KEY, steps=4), "1 to 3 Lanczos steps"),
-        (lambda: trace(not_finite(), key=KEY), "finite products"),
-        (lambda: log_determinant(EYE, -0.5, key=KEY, steps=3), "ridge of zero or more, got -0.5"),
-        (lambda: effective_dimension(EYE, 0.0, key=KEY, steps=3), "positive ridge, got 0.0"),
-        (lambda: effective_dimension(EYE, np.nan, key=KEY, steps=3), "positive ridge, got nan"),
+        (lambda: trace(EYE, key=KEY, probes=1), "probes must be 2 or more"),
+        (lambda: quadrature(EYE, key=KEY, steps=4), "steps must be from 1 to 3"),
+        (lambda: trace(not_finite(), key=KEY), "products .* must be finite"),
+        (
+            lambda: log_determinant(EYE, -0.5, key=KEY, steps=3),
+            "must be finite and 0 or more; got -0.5",
+        ),
+        (
+            lambda: effective_dimension(EYE, 0.0, key=KEY, steps=3),
+            "must be finite and positive; got 0.0",
+        ),
+        (
+            lambda: effective_dimension(EYE, np.nan, key=KEY, steps=3),
+            "must be finite and positive; got nan",
+        ),
         (
             lambda: log_determinant(from_matrix(np.diag([1.0, -2.0])), 1.0, key=KEY, steps=2),
-            "a ridge above 2, .* smallest Ritz value is -2, got 1",
+            "ridge must be above 2, .* smallest Ritz value is -2; got 1",
         ),
         (
             lambda: quadrature(EYE, key=KEY, steps=1).trace_of(lambda lam: np.inf * lam),
             "at 1 it is not",
         ),
-        (lambda: spectral_density(EYE, key=KEY, width=0.0), "positive width"),
-        (lambda: spectral_density(EYE, key=KEY, grid=[1.0, 0.0]), "rising grid"),
+        (lambda: spectral_density(EYE, key=KEY, width=0.0), "width must be positive"),
+        (lambda: spectral_density(EYE, key=KEY, grid=[1.0, 0.0]), "grid must be finite rising"),
     ],
 )
 def test_bad_input_is_one_sentence(call, sentence):

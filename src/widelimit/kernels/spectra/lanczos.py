@@ -73,7 +73,7 @@ def top_eigenpairs(
     """
     size = operator.size
     if not 1 <= k <= size:
-        raise ValueError(f"Expected 1 to {size} eigenpairs of an operator of that size, got k = {k}.")
+        raise ValueError(f"k must be from 1 to {size}, the operator's size; got {k}.")
     steps = min(2 * k + 30, size) if steps is None else steps
     check_steps(steps, operator, at_least=k)
     with precision(operator.dtype):
@@ -142,8 +142,7 @@ def check_steps(steps: int, operator: KernelOperator, at_least: int = 1) -> None
     """Refuses a number of Lanczos steps outside of what the operator has."""
     if not at_least <= steps <= operator.size:
         raise ValueError(
-            f"Expected {at_least} to {operator.size} Lanczos steps (no more than the operator's size), "
-            f"got {steps}."
+            f"steps must be from {at_least} to {operator.size}, the operator's size; got {steps}."
         )
 
 
@@ -151,7 +150,7 @@ def _check_finite(*parts: Any) -> None:
     """Refuses what came from products with NaN or infinity."""
     if not all(np.isfinite(np.asarray(part)).all() for part in parts):
         raise ValueError(
-            "Expected finite products with the operator, but some are not: the network's outputs or "
+            "products with the operator must be finite; some are not: the network's outputs or "
             "derivatives overflow or are NaN on these inputs."
         )
 

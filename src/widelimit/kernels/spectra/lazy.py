@@ -151,7 +151,7 @@ def laziness(
         Chizat, Oyallon and Bach, arXiv 1812.07956, Section 2; kernel measures: Fort et al., arXiv 2010.15110.
     """
     if form not in ("trace", "full", "sum"):
-        raise ValueError(f"Expected form to be 'trace', 'full' or 'sum', got {form!r}.")
+        raise ValueError(f"form must be 'trace', 'full' or 'sum'; got {form!r}.")
     checks.parameters(start)
     motion = _relative_motion(start, end)
     with precision(
@@ -161,16 +161,14 @@ def laziness(
         outputs, tangents = _evaluate(apply, form, start, end, x, rates)
         before, after, tangent = (np.asarray(output, float) for output in outputs)
     if before.ndim == 0 or len(before) < 2:
-        raise ValueError(f"Expected two samples or more, got outputs of shape {before.shape}.")
+        raise ValueError(f"there must be two samples or more; got outputs of shape {before.shape}.")
     if not (np.isfinite(after).all() and np.isfinite(tangent).all()):
         raise ValueError(
-            "Expected finite outputs at the start, along the tangent and at the end; training diverged?"
+            "outputs at the start, along the tangent and at the end must be finite; training diverged?"
         )
     change = float(np.linalg.norm(after - before))
     if change == 0.0:
-        raise ValueError(
-            "Expected a function that changed between start and end, but its outputs are the same."
-        )
+        raise ValueError("the function must change between start and end, but its outputs are the same.")
     kernels = [as_matrix(tangent_kernel) for tangent_kernel in tangents]
     alignments: list[float | None] = [None, None]
     if targets is not None:
@@ -195,19 +193,15 @@ def _relative_motion(start: PyTree, end: PyTree) -> float:
     trees: list[Any] = [jax.tree.structure(start), jax.tree.structure(end)]
     same = trees[0] == trees[1]
     if not same or [jnp.shape(leaf) for leaf in first] != [jnp.shape(leaf) for leaf in second]:
-        raise ValueError(
-            "Expected start and end to be parameters of one network, but their trees or shapes differ."
-        )
+        raise ValueError("start and end must be parameters of one network, but their trees or shapes differ.")
     flat, moved = (
         np.concatenate([np.zeros(0), *(np.asarray(leaf, float).ravel() for leaf in leaves)])
         for leaves in (first, second)
     )
     if not (np.isfinite(flat).all() and np.isfinite(moved).all()):
-        raise ValueError("Expected finite parameters at start and end, but some are not; training diverged?")
+        raise ValueError("parameters at start and end must be finite; some are not: training diverged?")
     if not flat.any():
-        raise ValueError(
-            "Expected parameters that are not all zero at the start: their motion is relative to them."
-        )
+        raise ValueError("parameters must not all be zero at the start: their motion is relative to them.")
     return float(np.linalg.norm(moved - flat) / np.linalg.norm(flat))
 
 

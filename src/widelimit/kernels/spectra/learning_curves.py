@@ -87,8 +87,8 @@ def learning_curve(
     check_numbers(samples=samples, ridge=ridge, noise=noise)
     if ridge == 0 and samples >= spectrum.rank:
         raise ValueError(
-            f"Expected fewer samples than the {spectrum.rank:g} modes with an eigenvalue where the ridge is "
-            f"0, got {samples:g}: no kappa > 0 balances them; pass a ridge."
+            f"samples must be fewer than the {spectrum.rank:g} modes with an eigenvalue where the ridge is "
+            f"0, as no kappa > 0 balances them; got {samples:g}. Pass a ridge."
         )
 
     def excess(kappa: float) -> float:
@@ -139,18 +139,18 @@ def learnabilities(kernel: ArrayLike, train: ArrayLike, *, ridge: float = 0.0) -
         or points.dtype.kind not in "iu"
         or len(set(points.tolist())) < len(points)
     ):
-        raise ValueError(f"Expected training indices [n], each once, got {train!r}.")
+        raise ValueError(f"train must hold indices [n], each once; got {train!r}.")
     if points.min() < 0 or points.max() >= len(matrix):
         raise ValueError(
-            f"Expected training indices from 0 to {len(matrix) - 1}, got {points.min()} to {points.max()}."
+            f"train must hold indices from 0 to {len(matrix) - 1}; got {points.min()} to {points.max()}."
         )
     if not 0 <= ridge < np.inf:
-        raise ValueError(f"Expected a ridge of zero or more, got {ridge}.")
+        raise ValueError(f"ridge must be finite and 0 or more; got {ridge}.")
     inside = matrix[np.ix_(points, points)] + ridge * np.eye(len(points))
     spread = np.linalg.eigvalsh(inside)
     if spread[0] <= len(points) * np.finfo(float).eps * spread[-1]:
         raise ValueError(
-            f"Expected an invertible kernel on the training points, but its eigenvalues run from "
+            "the kernel must be invertible on the training points, but its eigenvalues run from "
             f"{spread[0]:.3g} to {spread[-1]:.3g}; pass a ridge, or leave out duplicates."
         )
     vectors = np.linalg.eigh(matrix)[1][:, ::-1]

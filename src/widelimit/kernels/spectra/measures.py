@@ -36,7 +36,7 @@ def alignment(kernel: ArrayLike, targets: ArrayLike, *, centred: bool = False) -
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or len(y) != len(matrix) or not np.isfinite(y).all():
         raise ValueError(
-            f"Expected finite targets [N] or [N, outputs] for a kernel of N = {len(matrix)}, got shape "
+            f"targets must be finite, [N] or [N, outputs] with the kernel's N = {len(matrix)}; got shape "
             f"{np.shape(targets)}."
         )
     if centred:
@@ -110,7 +110,7 @@ def relative_change(kernel: ArrayLike, reference: ArrayLike) -> float:
     first, second = np.asarray(kernel, float), np.asarray(reference, float)
     if first.shape != second.shape or not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError(
-            f"Expected two finite kernels of one shape, got shapes {first.shape} and {second.shape} with "
+            f"kernels must be finite and of one shape; got shapes {first.shape} and {second.shape} with "
             f"{(~np.isfinite(first)).sum() + (~np.isfinite(second)).sum()} entries that are not finite."
         )
     return float(np.linalg.norm(first - second)) / _norm(second, "reference")
@@ -132,7 +132,7 @@ def trace_ratio(kernel: ArrayLike, reference: ArrayLike) -> float:
     """
     first, second = _pair(as_matrix(kernel), as_matrix(reference))
     if np.trace(second) <= 0:
-        raise ValueError(f"Expected a reference with a positive trace, got {np.trace(second):.3g}.")
+        raise ValueError(f"the reference's trace must be positive; got {np.trace(second):.3g}.")
     return float(np.trace(first) / np.trace(second))
 
 
@@ -155,7 +155,7 @@ def kernel_velocity(kernel: ArrayLike, earlier: ArrayLike, elapsed: float = 1.0)
         Fort et al., arXiv 2010.15110, Section 3.
     """
     if not 0 < elapsed < np.inf:
-        raise ValueError(f"Expected a positive elapsed time, got {elapsed}.")
+        raise ValueError(f"elapsed must be positive; got {elapsed}.")
     return cka_gap(kernel, earlier, centred=False) / elapsed
 
 
@@ -163,7 +163,7 @@ def _pair(kernel: ArrayLike, other: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Returns two kernels of one shape."""
     first, second = symmetric(kernel), symmetric(other, "the other kernel")
     if first.shape != second.shape:
-        raise ValueError(f"Expected two kernels of one shape, got {first.shape} and {second.shape}.")
+        raise ValueError(f"kernels must have one shape; got {first.shape} and {second.shape}.")
     return first, second
 
 
@@ -175,9 +175,7 @@ def _part(matrix: np.ndarray, centred: bool, name: str) -> np.ndarray:
 def _vanishing(centred: np.ndarray, array: np.ndarray, name: str) -> np.ndarray:
     """Refuses an array of which centring leaves nothing but rounding."""
     if np.abs(centred).max() <= 1e-14 * len(array) * np.abs(array).max():
-        raise ValueError(
-            f"Expected {name} to vary, but nothing is left after centring; use the uncentred measure."
-        )
+        raise ValueError(f"{name} must vary, but nothing is left after centring; use the uncentred measure.")
     return centred
 
 
@@ -185,5 +183,5 @@ def _norm(array: np.ndarray, name: str) -> float:
     """Returns the Frobenius norm, or says that there is nothing to compare with."""
     norm = float(np.linalg.norm(array))
     if norm == 0.0:
-        raise ValueError(f"Expected a {name} that is not zero: there is nothing to measure against.")
+        raise ValueError(f"{name} must not be zero: there is nothing to measure against.")
     return norm

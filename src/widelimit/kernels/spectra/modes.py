@@ -26,16 +26,14 @@ class Spectrum:
         counts = np.ones_like(values) if multiplicities is None else np.asarray(multiplicities, float)
         if values.ndim != 1 or not values.shape == target.shape == counts.shape:
             raise ValueError(
-                "Expected eigenvalues, coefficients and multiplicities of one shape [modes], got "
+                "eigenvalues, coefficients and multiplicities must have one shape [modes]; got "
                 f"{values.shape}, {target.shape} and {counts.shape}."
             )
         if not (np.isfinite(values).all() and np.isfinite(target).all() and np.isfinite(counts).all()):
-            raise ValueError(
-                "Expected finite eigenvalues, coefficients and multiplicities, but some are not."
-            )
+            raise ValueError("eigenvalues, coefficients and multiplicities must be finite; some are not.")
         if not (values > 0).any() or (values < 0).any() or (counts <= 0).any():
             raise ValueError(
-                "Expected eigenvalues of zero or more, one of them positive, and multiplicities above 0; "
+                "eigenvalues must be 0 or more, one of them positive, and multiplicities above 0; "
                 f"got eigenvalues from {values.min(initial=0.0):.3g} to {values.max(initial=0.0):.3g}: clip "
                 "rounding first."
             )
@@ -58,9 +56,9 @@ class Spectrum:
 def check_numbers(*, samples: float, ridge: float, noise: float) -> None:
     """Refuses numbers out of range."""
     if not 0 < samples < np.inf:
-        raise ValueError(f"Expected a positive finite number of samples, got {samples}.")
+        raise ValueError(f"samples must be a positive finite number; got {samples}.")
     if not 0 <= ridge < np.inf or not 0 <= noise < np.inf:
-        raise ValueError(f"Expected ridge and noise of zero or more, got ridge={ridge} and noise={noise}.")
+        raise ValueError(f"ridge and noise must be finite and 0 or more; got {ridge} and {noise}.")
 
 
 def bisect(excess: Callable[[float], float], spectrum: Spectrum, samples: float, ridge: float) -> float:
@@ -71,7 +69,7 @@ def bisect(excess: Callable[[float], float], spectrum: Spectrum, samples: float,
     while excess(low) > 0:
         low /= 1e3
         if low < np.finfo(float).tiny:
-            raise ValueError("Expected a spectrum that balances the samples, but kappa falls below 1e-307.")
+            raise ValueError("the spectrum must balance the samples, but kappa falls below 1e-307.")
     while high / low > 1 + 4 * np.finfo(float).eps:
         middle = float(np.sqrt(low) * np.sqrt(high))
         if middle in (low, high):

@@ -67,9 +67,9 @@ class KernelOperator:
         with precision(self.dtype):
             v = jnp.asarray(v)
             if v.shape != self.vector_shape:
-                raise ValueError(f"Expected a vector of shape {self.vector_shape}, got {v.shape}.")
+                raise ValueError(f"a vector must have shape {self.vector_shape}; got {v.shape}.")
             if v.dtype != self.dtype:
-                raise TypeError(f"Expected a vector of dtype {self.dtype}, as the operator, got {v.dtype}.")
+                raise TypeError(f"a vector must have the operator's dtype {self.dtype}; got {v.dtype}.")
             return _multiply(self, v)
 
     def dense(self) -> jax.Array:
@@ -118,24 +118,24 @@ def operator(
     samples = checks.samples(x, "x")
     checks.parameters(params)
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"Expected batch_size to be a positive whole number or None, got {batch_size!r}.")
+        raise ValueError(f"batch_size must be a positive integer or None; got {batch_size!r}.")
     dtype = _dtype(params)
     with precision(dtype):
         params, x = jax.tree.map(jnp.asarray, (params, x))
         if any(any(jax.typeof(leaf).sharding.spec) for leaf in jax.tree.leaves(x)):
             raise ValueError(
-                "Expected inputs sharded over mesh axes of type Auto, got Explicit ones, over which jax does "
+                "inputs must be sharded over mesh axes of type Auto; got Explicit ones, over which jax does "
                 "not sum by itself; make the mesh with axis_types=(jax.sharding.AxisType.Auto, ...)."
             )
         outputs = jax.eval_shape(apply, params, x)
         if not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.shape[:1] != (samples,):
             got = getattr(outputs, "shape", type(outputs).__name__)
             raise ValueError(
-                f"Expected apply(params, x) to return an array [{samples}, ...], a row a sample, got {got}."
+                f"apply(params, x) must return an array [{samples}, ...], a row a sample; got {got}."
             )
         if outputs.dtype != dtype:
             raise TypeError(
-                f"Expected outputs of the parameters' dtype {dtype}, got {outputs.dtype}; cast either."
+                f"outputs must have the parameters' dtype {dtype}; got {outputs.dtype}. Cast either."
             )
         checks.uncoupled(apply, params, x)
         product = _TangentProduct(apply, None if batch_size is None or batch_size >= samples else batch_size)
@@ -172,7 +172,7 @@ def hessian(loss: Callable[[PyTree], jax.Array], params: PyTree) -> KernelOperat
         params = jax.tree.map(jnp.asarray, params)
         value = jax.eval_shape(loss, params)
         if getattr(value, "shape", None) != () or value.dtype != dtype:
-            raise TypeError(f"Expected a loss that is one number of dtype {dtype}, got {value}.")
+            raise TypeError(f"loss must return one number of dtype {dtype}; got {value}.")
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     return KernelOperator(_HessianProduct(loss), params, (size,), dtype)
 
@@ -294,7 +294,7 @@ def _dtype(params: PyTree) -> np.dtype[Any]:
     if len(dtypes) != 1 or not dtypes <= {np.dtype(np.float32), np.dtype(np.float64)}:
         names = ", ".join(sorted(map(str, dtypes))) or "none"
         raise TypeError(
-            f"Expected parameters of dtype float32, or all of float64, got {names}; cast them, and close "
+            f"parameters must be all float32 or all float64; got {names}. Cast them, and close "
             "over what is not trained."
         )
     return dtypes.pop()

@@ -57,7 +57,7 @@ class Quadrature(NamedTuple):
         at_nodes = np.asarray(function(np.where(present, self.nodes, self.nodes.max())), float)
         if not np.isfinite(at_nodes).all():
             worst = self.nodes[~np.isfinite(at_nodes)].min()
-            raise ValueError(f"Expected a function finite on the spectrum, but at {worst:.3g} it is not.")
+            raise ValueError(f"the function must be finite on the spectrum; at {worst:.3g} it is not.")
         each = self.size * np.sum(self.weights * at_nodes, axis=1)
         return ProbeEstimate(float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each))))
 
@@ -109,13 +109,13 @@ def quadrature(operator: KernelOperator, *, key: jax.Array, probes: int = 10, st
         Ubaru, Chen and Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature" (2017).
     """
     if probes < 2:
-        raise ValueError(f"Expected two probes or more, for a standard error, got probes = {probes}.")
+        raise ValueError(f"probes must be 2 or more, for a standard error; got {probes}.")
     check_steps(steps, operator)
     with precision(operator.dtype):
         small = _tridiagonals(operator, key, probes, steps)
         diagonals, sides, counts = (np.asarray(part) for part in small)
     if not np.isfinite(diagonals[:, 0]).all():
-        raise ValueError("Expected finite products with the operator, but some are NaN or infinite.")
+        raise ValueError("products with the operator must be finite; some are NaN or infinite.")
     nodes, weights = np.zeros((2, probes, steps))
     for row, count in enumerate(counts):
         nodes[row, :count], vectors = np.linalg.eigh(tridiagonal(diagonals[row], sides[row], count))
@@ -243,12 +243,12 @@ def spectral_density(
     extent = float(seen.max() - seen.min()) or abs(float(seen.max())) or 1.0
     width = extent / 50 if width is None else width
     if not 0 < width < np.inf:
-        raise ValueError(f"Expected a positive width, got {width}.")
+        raise ValueError(f"width must be positive; got {width}.")
     if grid is None:
         grid = np.linspace(seen.min() - 4 * width, seen.max() + 4 * width, 200)
     points = np.asarray(grid, float)
     if points.ndim != 1 or not points.size or not np.isfinite(points).all() or (np.diff(points) <= 0).any():
-        raise ValueError(f"Expected a finite rising grid of eigenvalues [G], got {grid!r}.")
+        raise ValueError(f"grid must be finite rising eigenvalues [G]; got {grid!r}.")
     distance = (points[:, None, None] - rule.nodes) / width  # [G, probes, steps]
     bells = np.exp(-(distance**2) / 2) / (width * np.sqrt(2 * np.pi))
     density, below = (np.sum(rule.weights * part, axis=2) for part in (bells, distance >= 0))
@@ -266,12 +266,12 @@ def spectral_density(
 def _check_ridge(ridge: float, rule: Quadrature, *, zero: bool) -> None:
     """Refuses a ridge that leaves the spectrum not positive."""
     if not (0 <= ridge if zero else 0 < ridge) or not np.isfinite(ridge):
-        raise ValueError(f"Expected a {'ridge of zero or more' if zero else 'positive ridge'}, got {ridge}.")
+        raise ValueError(f"ridge must be finite and {'0 or more' if zero else 'positive'}; got {ridge}.")
     smallest = rule.nodes[rule.weights > 0].min()
     if smallest + ridge <= 0:
         raise ValueError(
-            f"Expected a ridge above {max(-smallest, 0.0):.3g}, since the operator's smallest Ritz value is "
-            f"{smallest:.3g}, got {ridge:g}; if that is rounding, use float64 or a larger ridge."
+            f"ridge must be above {max(-smallest, 0.0):.3g}, as the operator's smallest Ritz value is "
+            f"{smallest:.3g}; got {ridge:g}. If that value is rounding, use float64 or a larger ridge."
         )
 
 

@@ -81,13 +81,13 @@ def random_feature_curve(
     spectrum = Spectrum.of(eigenvalues, coefficients, multiplicities)
     check_numbers(samples=samples, ridge=ridge, noise=noise)
     if not 0 < features < np.inf:
-        raise ValueError(f"Expected a positive finite number of features, got {features}.")
+        raise ValueError(f"features must be a positive finite number; got {features}.")
     least = min(samples, features)
     if ridge == 0 and (least >= spectrum.rank or samples == features):
         raise ValueError(
-            f"Expected a ridge above 0 where samples and features are equal, or both reach the "
-            f"{spectrum.rank:g} modes with an eigenvalue, got {samples:g} samples and {features:g} features: "
-            "the test error has no finite value."
+            f"ridge must be above 0 where samples and features are equal, or both reach the "
+            f"{spectrum.rank:g} modes with an eigenvalue: there the test error has no finite value; got "
+            f"{samples:g} samples and {features:g} features."
         )
 
     # With kappa = gamma (k - z) / k put in: (n - z) gamma (k - z) / k = ridge, rising where z < min(n, k).

@@ -39,7 +39,7 @@ def effective_rank(kernel: ArrayLike, kind: Kind = "entropy") -> float:
         Roy and Vetterli, "The effective rank" (2007); Tropp, arXiv 1501.01571, Section 7.1.
     """
     if kind not in ("entropy", "participation", "largest"):
-        raise ValueError(f"Expected kind to be 'entropy', 'participation' or 'largest', got {kind!r}.")
+        raise ValueError(f"kind must be 'entropy', 'participation' or 'largest'; got {kind!r}.")
     values = positive_eigenvalues(kernel)
     shares = values / values.max()
     shares /= shares.sum()
@@ -70,6 +70,6 @@ def degrees_of_freedom(kernel: ArrayLike, ridge: float) -> float:
         Caponnetto and De Vito, "Optimal rates for the regularized least-squares algorithm" (2007).
     """
     if not 0 < ridge < np.inf:
-        raise ValueError(f"Expected a positive ridge, got {ridge}.")
+        raise ValueError(f"ridge must be positive and finite; got {ridge}.")
     values = positive_eigenvalues(kernel)
     return float(np.sum(values / (values + ridge)))
