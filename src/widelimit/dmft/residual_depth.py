@@ -71,7 +71,7 @@ def infinite_depth(
         ...     targets=[1.0], kernel=[[1.0]], steps=2, learning_rate=0.1, activation="identity"
         ... )
         >>> found = infinite_depth(problem, depths=(8, 16, 32), samples=None)
-        >>> abs(float(found.ntk.values[0, 0, 0]) - 3 * math.e) < 1e-3
+        >>> abs(float(found.ntk.values[0, 0, 0]) - 3 * math.e) < 0.005
         True
 
     Reference:
