@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,15 +96,15 @@ class Solution:
                 arrays[f"{name}/stderr"] = value.stderr
         arrays["about"] = np.asarray(json.dumps(about, default=float))
         target = Path(path)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".tmp-", delete=False) as file:
-            try:
+        partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+        try:
+            with partial.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(file.name, target)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _labelled(self) -> dict[str, Labelled]:
         """Everything labelled that is there, by name."""
@@ -130,8 +130,11 @@ class Solution:
         Raises:
             ValueError: if a function is needed and not given, or the file is not a solution's.
         """
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = {}
+        with Path(path).open("rb") as file:
+            if zipfile.is_zipfile(file):
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = {name: archive[name] for name in archive.files}
         if "about" not in arrays:
             raise ValueError(f"{path} holds no solution: it was not written by Solution.save.")
         about = json.loads(str(arrays.pop("about")))

@@ -1,0 +1,178 @@
+"""What is solved: how weights remember, shares of batches, errors of losses, and refusals in a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from widelimit import dmft, models
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.standard_normal((4, 3))
+BASE = {"targets": [1.0, -1.0, 0.5], "inputs": INPUTS[:3], "steps": 7, "learning_rate": 0.2}
+RATES = np.linspace(0.3, 0.1, 7)
+
+
+def problem(kind=dmft.Problem, **settings):
+    """Three samples, seven steps."""
+    return kind(**{**BASE, **settings})
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+@pytest.mark.parametrize("rate", [0.2, RATES])
+def test_memory_is_the_heavy_ball_recursion(momentum, decay, rate):
+    """theta(t) = keep(t) theta(0) - sum_s drive(t, s) gradient(s) is what the recursion with a buffer gives,
+    for gradients that have nothing to do with one another."""
+    given = problem(momentum=momentum, weight_decay=decay, learning_rate=rate)
+    keep, drive = given.memory()
+    theta0, gradients = RNG.standard_normal(5), RNG.standard_normal((7, 5))
+    theta, buffer = theta0.copy(), np.zeros(5)
+    for t, eta in enumerate(np.broadcast_to(rate, 7)):
+        np.testing.assert_allclose(keep[t] * theta0 - drive[t] @ gradients, theta, atol=1e-14)
+        buffer = momentum * buffer + gradients[t]
+        theta = (1 - eta * decay) * theta - eta * buffer
+    np.testing.assert_allclose(keep[7] * theta0 - drive[7] @ gradients, theta, atol=1e-14)
+    assert (np.triu(drive[:7]) == 0).all()
+
+
+def test_memory_of_plain_descent():
+    """Gradient descent forgets nothing and adds every gradient once: keep = 1, drive = eta for s < t."""
+    keep, drive = problem(learning_rate=RATES).memory()
+    np.testing.assert_array_equal(keep, np.ones(8))
+    np.testing.assert_allclose(drive, np.tril(np.ones((8, 7)), -1) * RATES, rtol=1e-15)
+
+
+def test_shares_are_counts():
+    """Each training point's weight is how often it is in the batch; all points alike without batches."""
+    np.testing.assert_array_equal(problem().shares(), np.full((7, 3), 1 / 3))
+    batches = np.array([[0, 0], [0, 1], [2, 1]] + [[1, 1]] * 4)
+    shares = problem(batches=batches).shares()
+    np.testing.assert_array_equal(shares[:4], [[1, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5], [0, 1, 0]])
+    np.testing.assert_allclose(shares.sum(1), 1)
+
+
+def own(f, y):
+    """A loss of one's own, of scalars."""
+    return jnp.log(jnp.cosh(f - y))
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "expected"),
+    [
+        ("mse", [1.0, -1.0, 0.5], lambda f, y: y - f),
+        ("mse", RNG.standard_normal((3, 2)), lambda f, y: y - f),
+        ("logistic", [1.0, -1.0, 1.0], lambda f, y: y / (1 + np.exp(y * f))),
+        ("cross_entropy", np.eye(3), lambda f, y: y - np.exp(f) / np.exp(f).sum(1, keepdims=True)),
+        (own, [1.0, -1.0, 0.5], lambda f, y: -np.tanh(f - y)),
+    ],
+)
+def test_errors_are_minus_the_derivative(loss, targets, expected):
+    """Delta = -d loss / d f, by formula, in float64 and under jit; losses at their minimum have none."""
+    given = problem(loss=loss, targets=targets)
+    y = np.asarray(given.targets).reshape(3, given.outputs)
+    f = RNG.standard_normal(y.shape)
+    with jax.enable_x64(True):
+        found = jax.jit(given.errors)(jnp.asarray(f))
+        assert found.dtype == np.float64
+        step = 1e-6 * RNG.standard_normal(y.shape)
+        values = [np.asarray(given.losses(jnp.asarray(f + sign * step))) for sign in (1, -1)]
+    np.testing.assert_allclose(found, expected(f, y), atol=1e-12)
+    np.testing.assert_allclose(
+        values[0] - values[1], -2 * (np.asarray(found) * step).sum(1), rtol=1e-5, atol=1e-14
+    )
+
+
+def test_a_kernel_stands_for_inputs():
+    """Inputs made from a kernel have that kernel, singular ones too; test points come last."""
+    kernel = INPUTS @ INPUTS.T / 3  # rank 3, four points
+    given = problem(inputs=None, kernel=kernel)
+    x = given.all_inputs
+    np.testing.assert_allclose(x @ x.T / x.shape[1], kernel, atol=1e-12)
+    assert (given.samples, given.points, given.outputs) == (3, 4, 1)
+    with_inputs = problem(test_inputs=INPUTS[3:])
+    np.testing.assert_allclose(with_inputs.kernel, kernel, atol=1e-15)
+    np.testing.assert_array_equal(with_inputs.all_inputs, INPUTS)
+
+
+@pytest.mark.parametrize("kind", [dmft.Problem, dmft.ResidualProblem])
+def test_the_network_has_the_limit_s_numbers(kind):
+    """The problem's network learns at gamma0^2 N in every layer, with multipliers 1/sqrt(fan-in) and
+    1/(gamma0 N); a residual one scales its branches by b L^-alpha."""
+    settings = {"branch_scale": 1.5, "branch_exponent": 0.75} if kind is dmft.ResidualProblem else {}
+    given = problem(kind, gamma0=0.5, depth=4, targets=np.eye(3), **settings)
+    config = given.network(64)
+    rules = models.rules(config, "sgd")
+    assert (config.depth, config.outputs, config.inputs, config.bias) == (4, 3, 3, False)
+    for name, rate in rules.learning_rate.items():
+        np.testing.assert_allclose(rate["kernel"], 0.25 * 64)
+        first, last = name == "Dense_0", name == list(config.layers())[-1]
+        multiplier = 3**-0.5 if first else 1 / 32 if last else 64**-0.5
+        np.testing.assert_allclose(
+            rules.multiplier[name]["kernel"] * rules.init_std[name]["kernel"], multiplier
+        )
+    if settings:
+        np.testing.assert_allclose(config.branch_scale, 1.5 * 4**-0.75)
+        np.testing.assert_allclose(given.branch_rate, 2.0)
+
+
+def test_a_problem_can_be_changed():
+    """dataclasses.replace makes a problem with another number, inputs or kernel kept."""
+    for given in (problem(test_inputs=INPUTS[3:]), problem(inputs=None, kernel=np.eye(3))):
+        changed = dataclasses.replace(given, gamma0=3.0)
+        assert changed.gamma0 == 3.0
+        np.testing.assert_array_equal(changed.kernel, given.kernel)
+
+
+WRONG = [
+    ({"targets": []}, "targets must have shape"),
+    ({"targets": np.zeros((3, 1, 1))}, "targets must have shape"),
+    ({"targets": [1.0, np.nan, 0.0]}, "targets"),
+    ({"targets": ["a", "b", "c"]}, "targets"),
+    ({"steps": 0}, "steps must be a whole number, 1 or more; got 0"),
+    ({"steps": 2.5}, "steps must be a whole number"),
+    ({"depth": 0}, "depth must be a whole number"),
+    ({"activation": "swishy"}, "activation must be a function or one of"),
+    ({"loss": "hinge"}, "loss must be a function or one of"),
+    ({"loss": 3}, "loss must be a function or the name of one"),
+    ({"gamma0": -1.0}, "gamma0 must be a finite number, 0 .lazy. or more; got -1.0"),
+    ({"gamma0": np.inf}, "gamma0 must be a finite number"),
+    ({"momentum": 1.0}, "momentum must lie in .0, 1.; got 1.0"),
+    ({"learning_rate": 0.0}, "learning_rate must be positive"),
+    ({"learning_rate": [0.1, 0.2]}, "one for each of 7 steps"),
+    ({"weight_decay": -0.1}, "weight_decay must be 0 or more"),
+    ({"weight_decay": 5.0}, "learning_rate . weight_decay below 1"),
+    ({"inputs": None}, "Give either inputs"),
+    ({"kernel": np.eye(3)}, "Give either inputs"),
+    ({"inputs": INPUTS}, r"inputs must have shape \[3, D\]; got \(4, 3\)"),
+    ({"test_inputs": np.zeros((2, 5))}, r"test_inputs must have shape \[M, 3\]"),
+    ({"inputs": None, "kernel": np.eye(2)}, r"kernel must have shape \[P . M, P . M\] with P = 3"),
+    ({"inputs": None, "kernel": [[1, 0.5, 0], [0, 1, 0], [0, 0, 1]]}, "kernel must be symmetric"),
+    ({"inputs": None, "kernel": np.diag([1.0, -1.0, 1.0])}, "kernel"),
+    ({"inputs": None, "kernel": np.eye(4), "test_inputs": INPUTS}, "test_inputs go with inputs"),
+    ({"batches": np.zeros((6, 2), int)}, r"batches must be whole numbers from 0 to 2, shape \[7, B\]"),
+    ({"batches": np.full((7, 2), 3)}, "batches must be whole numbers"),
+    ({"batches": np.zeros((7, 2))}, "batches must be whole numbers"),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"), WRONG, ids=[f"{list(s)}-{i}" for i, (s, _) in enumerate(WRONG)]
+)
+def test_wrong_problems_are_refused(settings, sentence):
+    """Each says in one sentence what was expected and what came."""
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        problem(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"branch_scale": 0.0}, {"branch_exponent": 0.4}, {"branch_exponent": 1.1}]
+)
+def test_wrong_branches_are_refused(settings):
+    """Branches have a positive scale and an exponent with a limit of depth."""
+    with pytest.raises(ValueError, match="branch_scale must be positive and branch_exponent lie in"):
+        problem(dmft.ResidualProblem, **settings)
