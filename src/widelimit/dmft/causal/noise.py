@@ -36,9 +36,10 @@ def draw(settings: Settings, replica: int) -> Noise:
     """
 
     def blocks(side: int, layer: int, rows: int, times: int) -> jax.Array:
-        key = [settings.seed, replica, side, layer]
-        raw = [_normal([*key, t], rows, settings.pairs) for t in range(times)]
-        return jnp.asarray(np.concatenate(_match(raw) if settings.moments else raw), settings.dtype)
+        random = np.random.default_rng([settings.seed, replica, side, layer])
+        raw = random.standard_normal((times, rows, settings.pairs), dtype=np.float32)
+        matched = match(raw) if settings.moments else raw
+        return jnp.asarray(matched.reshape(times * rows, -1), settings.dtype)
 
     points, outputs, times = settings.points, settings.outputs, settings.steps + 1
     return Noise(
@@ -49,30 +50,36 @@ def draw(settings: Settings, replica: int) -> Noise:
     )
 
 
-def _normal(key: list[int], rows: int, draws: int) -> np.ndarray:
-    """Independent standard normal numbers of a key."""
-    return np.random.default_rng(key).standard_normal((rows, draws), dtype=np.float32)
+def match(raw: np.ndarray) -> np.ndarray:
+    """Returns noise whose draws have mean 0 and covariance 1 within each time, and between it and the first.
 
+    Later times are made orthogonal to as many of the first as an eighth of the draws allows, 16 at most:
+    kernels are smooth in time, so the first carry nearly all of a field.
 
-def _match(blocks: list[np.ndarray]) -> list[np.ndarray]:
-    """Gives the draws mean 0 and covariance 1 within each block and between it and the first ones.
-
-    Later rows are orthogonal to as many of the first as an eighth of the draws allows: kernels are smooth in
-    time, so the first rows carry nearly all of a field.
+    Args:
+        raw: standard normal, shape [times, rows, draws].
     """
-    draws, done = blocks[0].shape[1], []
-    rows = len(blocks[0])
-    ahead = np.zeros((0, draws), np.float32)
-    for block in blocks:
-        block = block - block.mean(axis=1, keepdims=True)
-        if len(ahead):
-            block = block - (block @ ahead.T / draws) @ ahead
-        if 2 * rows <= draws:
-            covariance = (block @ block.T).astype(np.float64) / draws
-            block = np.linalg.solve(np.linalg.cholesky(covariance), block.astype(np.float64)).astype(
-                np.float32
-            )
-        done.append(block)
-        if 8 * (len(ahead) + rows) <= draws:
-            ahead = np.concatenate([ahead, block])
-    return done
+    times, rows, draws = raw.shape
+    if 2 * rows > draws:
+        return raw  # too few draws for a covariance of their own
+    noise = raw - raw.mean(axis=2, keepdims=True)
+    first = min(times, 16, max(1, draws // (8 * rows)))
+    for t in range(first):
+        noise[t] = _whiten(noise[t] - _project(noise[t], noise[:t].reshape(-1, draws)))
+    ahead = noise[:first].reshape(-1, draws)
+    rest = noise[first:].reshape(-1, draws)
+    noise[first:] = _whiten((rest - _project(rest, ahead)).reshape(-1, rows, draws))
+    return noise
+
+
+def _project(noise: np.ndarray, onto: np.ndarray) -> np.ndarray:
+    """The part of noise [..., draws] along orthogonal rows [k, draws]."""
+    part: np.ndarray = (noise @ onto.T / noise.shape[-1]) @ onto
+    return part
+
+
+def _whiten(noise: np.ndarray) -> np.ndarray:
+    """Noise [..., rows, draws] whose rows have covariance 1."""
+    root = np.linalg.cholesky((noise @ np.swapaxes(noise, -1, -2) / noise.shape[-1]).astype(np.float64))
+    white: np.ndarray = np.linalg.inv(root).astype(np.float32) @ noise
+    return white

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from widelimit.dmft.causal.collect import Arrays, Moments, arrays
+from widelimit.dmft.causal.control import corrected
 from widelimit.dmft.causal.guard import check
 from widelimit.dmft.causal.noise import draw
 from widelimit.dmft.causal.replica import Runner
@@ -79,12 +80,13 @@ def mlp(
     if problem.gamma0 == 0:
         return lazy(problem)
     totals: dict[str, Moments] = {}
-    curves, pairing, clipped, kept = [], [], [], {}
+    curves, kernels, pairing, clipped, kept = [], [], [], [], {}
     with jax.enable_x64(True):
         runner = Runner(problem, s)
         for replica in range(replicas):
             found, lost = _replica(problem, s, runner, replica)
             curves.append(found.pop("predictions"))
+            kernels.append(found["ntk"][0])
             pairing.append(_pairing(found.pop("pairing")))
             clipped.append(lost)
             for name in ("h", "z"):
@@ -94,6 +96,8 @@ def mlp(
             for name, value in found.items():
                 totals.setdefault(name, Moments()).add(value)
     f = np.stack(curves)
+    if control_variate:
+        f = corrected(problem, f, np.stack(kernels))
     return Solution(
         problem=problem,
         solver="mlp",
