@@ -8,13 +8,16 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem, ResidualProblem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _KINDS: dict[str, type[Problem]] = {"Problem": Problem, "ResidualProblem": ResidualProblem}
 _ORDER = ("features", "gradients", "feature_response", "gradient_response", "ntk")
@@ -77,6 +80,19 @@ class Solution:
         """A part of the predictions' samples."""
         p = self.predictions
         return p._replace(values=p.values[:, part], stderr=None if p.stderr is None else p.stderr[:, part])
+
+    def plot(self, lazy: Solution | None = None) -> tuple[Figure, np.ndarray]:
+        """Draws loss, predictions and order parameters with ``figures.dmft_overview``; needs matplotlib.
+
+        Args:
+            lazy: the lazy limit of the same problem, to be drawn beside.
+
+        Returns:
+            The figure, and its axes as an array [2, 4].
+        """
+        from widelimit.figures import dmft_overview
+
+        return dmft_overview(self, lazy)
 
     def save(self, path: str | Path) -> None:
         """Writes everything into one file, whole or not at all.
