@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from widelimit.dmft.causal import pathwise
 from widelimit.dmft.causal.factor import Factor, empty
+from widelimit.dmft.causal.pathwise import Paths
 from widelimit.dmft.causal.settings import Settings
 
 
@@ -41,6 +43,7 @@ class State(NamedTuple):
     g: tuple[jax.Array, ...]  # shape=(W, c, p, s), layers 1..L
     forward: tuple[Factor, ...]  # of Phi^(l-1), layers 2..L
     backward: tuple[Factor, ...]  # of G^(l+1), layers 1..L-1
+    paths: tuple[Paths, ...]  # of each layer, or none
     rows: Rows
 
 
@@ -78,6 +81,7 @@ def start(settings: Settings, window: int) -> State:
         g=many(depth, w, c, p, s),
         forward=tuple(empty(w * p, ridged) for _ in range(depth - 1)),
         backward=tuple(empty(w * c * p, ridged) for _ in range(depth - 1)),
+        paths=pathwise.start(settings, window),
         rows=rows,
     )
 

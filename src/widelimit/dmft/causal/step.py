@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from widelimit.dmft.causal import pathwise
 from widelimit.dmft.causal.factor import JITTER, Factor, extend, stein
 from widelimit.dmft.causal.noise import Noise
+from widelimit.dmft.causal.pathwise import Paths
 from widelimit.dmft.causal.products import HIGHEST, Pairs, at, dot, mean, merge, put, put_layer
 from widelimit.dmft.causal.settings import Settings
 from widelimit.dmft.causal.state import State
 from widelimit.dmft.causal.watch import watch
 from widelimit.dmft.problem import Problem
 from widelimit.models import activation
+
+T = TypeVar("T")
 
 
 class Tables(NamedTuple):
@@ -58,6 +62,8 @@ class Step:
         self.x: list[jax.Array] = []  # phi(h)
         self.slope: list[jax.Array] = []  # phi'(h)
         self.z: dict[int, jax.Array] = {}  # shape=(c, p, s)
+        self.same: dict[int, jax.Array] = {}  # d g / d u of the same time and point, averaged, shape=(c, p)
+        self.moved: list[tuple[jax.Array | None, jax.Array | None]] = []  # dh / dr and dh / du
 
     def run(self) -> State:
         """Returns the state after time t."""
@@ -98,11 +104,17 @@ class Step:
         drive = kernel[:, :, None, :] * self.push
         if response is not None:
             drive = drive + self.keep * response
-        h = self.keep * self.pairs.same(u) + dot(drive.reshape(self.p, -1), merge(state.g[layer]))
+        drive = drive.reshape(self.p, -1)
+        h = self.keep * self.pairs.same(u) + dot(drive, merge(state.g[layer]))
         x, back = jax.vjp(self.phi, h)
         self.h.append(h)
         self.x.append(x)
         self.slope.append(back(jnp.ones_like(x))[0])
+        if state.paths:
+            slope = pathwise.chosen(self.settings, self.slope[layer])
+            paths, *moved = pathwise.forward(state.paths[layer], drive, slope, self.keep, self.t)
+            self.moved.append((moved[0], moved[1]))
+            state = state._replace(paths=_swap(state.paths, layer, paths))
         state = state._replace(phi=put_layer(state.phi, layer, x, self.t))
         kernel = mean(x, state.phi[layer])
         rows = state.rows._replace(features=put_layer(state.rows.features, layer, kernel, self.t))
@@ -120,23 +132,37 @@ class Step:
         return factor, root.astype(self.dtype)
 
     def feature_response(self, layer: int, state: State) -> jax.Array:
-        """gamma0 A, [p, W, c, p], by Stein's identity: only the odd part of phi(h) knows the noise of r."""
-        noise = self.noise.backward[layer]
-        covariance = mean(self.pairs.odd(self.x[layer]), noise)
-        found = stein(state.backward[layer], covariance.astype(state.backward[layer].root.dtype))
-        found = found.astype(self.dtype).reshape(self.p, -1, self.c, self.p)
-        # test points move nothing
-        return jnp.where(jnp.arange(self.p) < self.settings.train, found, 0.0)
+        """gamma0 A, [p, W, c, p]."""
+        if state.paths:
+            return pathwise.feature_response(state.paths[layer], self.p, self.t)
+        # Stein: only the odd part of phi(h) knows the noise of r
+        covariance = mean(self.pairs.odd(self.x[layer]), self.noise.backward[layer])
+        # Test points move nothing, but their columns stay: where G is singular (linear networks, duplicate
+        # samples) a response is shared out between equal fields, and only all columns together are right.
+        return self.stein(state.backward[layer], covariance).reshape(self.p, -1, self.c, self.p)
 
     def gradient_response(self, layer: int, g: jax.Array) -> jax.Array:
-        """gamma0 B, [c, p, W, p], of the fields g of the layer above, by u of that layer."""
-        noise, factor = self.noise.forward[layer], self.state.forward[layer]
-        covariance = mean(merge(self.pairs.even(g)), noise)
-        found = stein(factor, covariance.astype(factor.root.dtype)).astype(self.dtype)
-        # a test point moves nothing but itself
-        place = jnp.arange(self.p)
-        moves = (place[None, :] < self.settings.train) | (place[:, None] == place[None, :])
-        return jnp.where(moves[None, :, None, :], found.reshape(self.c, self.p, -1, self.p), 0.0)
+        """gamma0 B between a layer and that above, [c, p, W, p], of the fields g above, by u there."""
+        if self.state.paths:
+            return pathwise.gradient_response(self.state.paths[layer + 1], self.same[layer + 1], self.t)
+        covariance = mean(merge(self.pairs.even(g)), self.noise.forward[layer])
+        return self.stein(self.state.forward[layer], covariance).reshape(self.c, self.p, -1, self.p)
+
+    def paths(self, layer: int, state: State, drive: jax.Array, z: jax.Array) -> Paths:
+        """Derivatives of a layer with those of g; beside them, that of g by u at the same time and point."""
+        bend = pathwise.curvature(self.phi, self.h[layer])
+        now = jnp.diagonal(at(drive, self.t, axis=2), axis1=1, axis2=2)
+        self.same[layer] = self.keep * (
+            (bend[None] * z).mean(axis=2) + now * (self.slope[layer] ** 2).mean(axis=1)
+        )
+        part = [pathwise.chosen(self.settings, field) for field in (self.slope[layer], bend[None] * z)]
+        return pathwise.backward(
+            state.paths[layer], drive, part[0], part[1], *self.moved[layer], self.keep, self.t
+        )
+
+    def stein(self, factor: Factor, covariance: jax.Array) -> jax.Array:
+        """Mean derivatives by a field, from the covariance with its noise."""
+        return stein(factor, covariance.astype(factor.root.dtype)).astype(self.dtype)
 
     def readout(self) -> jax.Array:
         """What the readout w(t) has learned, [c, s]; its noise is beside."""
@@ -179,6 +205,7 @@ class Step:
         if gradient is None:
             z = self.keep * self.pairs.flip(self.noise.last) + learned
             z = jnp.broadcast_to(z[:, None, :], (c, p, z.shape[1]))
+            drive = jnp.broadcast_to(jnp.swapaxes(self.push, 0, 1)[:, None], (c, p, len(self.push), p))
         else:
             factor, root = self.extend(state.backward[layer], gradient)
             state = state._replace(backward=_swap(state.backward, layer, factor))
@@ -188,7 +215,9 @@ class Step:
                 drive = drive + self.keep * response
             z = self.keep * self.pairs.flip(r) + dot(drive.reshape(c * p, -1), merge(state.phi[layer]))
             z = z.reshape(c, p, -1)
-        g = self.slope[layer] * z if c == 1 else self.slope[layer][None] * z
+        g = self.slope[layer][None] * z
+        if state.paths:
+            state = state._replace(paths=_swap(state.paths, layer, self.paths(layer, state, drive, z)))
         state = state._replace(g=put_layer(state.g, layer, g, self.t))
         gradient = mean(g, state.g[layer])
         if layer == 0:
@@ -216,6 +245,6 @@ class Step:
         return put(rows.predictions, f, self.t + 1)
 
 
-def _swap(factors: tuple[Factor, ...], place: int, factor: Factor) -> tuple[Factor, ...]:
-    """The factors with one replaced."""
-    return (*factors[:place], factor, *factors[place + 1 :])
+def _swap(layers: tuple[T, ...], place: int, layer: T) -> tuple[T, ...]:
+    """The layers with one replaced."""
+    return (*layers[:place], layer, *layers[place + 1 :])
