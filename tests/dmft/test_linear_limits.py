@@ -89,6 +89,29 @@ def test_a_zero_input_is_harmless():
     assert (with_zero.train.values[:, 1] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("solve_it", "settings"),
+    [
+        (dmft.linear, {"steps": 3000}),
+        (dmft.lazy, {"steps": 3000, "weight_decay": 0.1}),
+        (dmft.linear, {"steps": 3000, "gamma0": 0.0, "weight_decay": 0.1}),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_numbers(solve_it, settings):
+    """Before anything is computed; what fits is within the bytes that are announced."""
+    settings = {**BASE, "targets": np.ones(4), "inputs": X, **settings}
+    for kind in (dmft.Problem, dmft.ResidualProblem):
+        with pytest.raises(
+            ValueError, match=r"take [0-9.]+ GB and memory allows 4.29: take fewer points or steps"
+        ):
+            solve_it(kind(**settings))
+        small = kind(**{**settings, "steps": 5})
+        needed = solve_it(small).diagnostics["bytes"]
+        solve_it(small, memory=needed)
+        with pytest.raises(ValueError, match="memory allows"):
+            solve_it(small, memory=needed - 1)
+
+
 def trained(problem, width, keys):
     """Predictions [seeds, T + 1, points, C] of finite networks under the real optimizer's recursion."""
     config = problem.network(width)

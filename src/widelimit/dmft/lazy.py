@@ -10,7 +10,7 @@ import numpy as np
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.solution import Solution
-from widelimit.dmft.steps import float64_errors, outcome, wide
+from widelimit.dmft.steps import check_memory, float64_errors, outcome, wide
 from widelimit.kernels.analytic.duals import Dual, dual
 
 
@@ -22,7 +22,7 @@ class _Kernels(NamedTuple):
     ntk: np.ndarray
 
 
-def lazy(problem: Problem, *, tolerance: float = 1e-6) -> Solution:
+def lazy(problem: Problem, *, tolerance: float = 1e-6, memory: float = 4 * 2**30) -> Solution:
     r"""Returns the limit gamma0 -> 0 of training, the NTK's, whatever gamma0 the problem has.
 
     ``Phi^l = E[phi(u) phi(u')]`` with ``u ~ N(0, Phi^{l-1})`` and
@@ -39,10 +39,11 @@ def lazy(problem: Problem, *, tolerance: float = 1e-6) -> Solution:
         problem: its network may be residual; then layers are 0..L, L the one that the readout sees, and
             ``Theta = G^0 K + (b^2 / L) sum_{k<L} G^{k+1} Phi^k + Phi^L``.
         tolerance: of activations without a closed form, as in ``kernels.analytic.kernel``.
+        memory: bytes that may be used: kernels that depend on both times take (P T)^2 numbers each.
 
     Raises:
         Diverged: if the learning rate is beyond the kernel's stability and the loss blows up.
-        ValueError: if the activation's kernel misses the tolerance.
+        ValueError: if the activation's kernel misses the tolerance, or memory does not suffice.
 
     Example:
         >>> problem = Problem(targets=[1.0], kernel=[[1.0]], steps=2, learning_rate=0.25, activation="relu")
@@ -56,13 +57,14 @@ def lazy(problem: Problem, *, tolerance: float = 1e-6) -> Solution:
     began = time.perf_counter()
     keep, drive = problem.memory()
     static = bool((keep == 1).all())
+    side = problem.points * (1 if static else len(keep))
+    held = check_memory((3 * problem.depth + 6) * side**2, memory)
     kernels = _kernels(problem, np.ones(1) if static else keep, tolerance)
     f = _train(problem, kernels.ntk, drive, static)
     predictions, loss = outcome(problem, f)
     first = 0 if isinstance(problem, ResidualProblem) else 1
     features = _layers(kernels.features, problem, first, outputs=False)
     gradients = _layers(kernels.gradients, problem, first, outputs=wide(problem))
-    held = sum(array.nbytes for array in (*kernels.features, *kernels.gradients, kernels.ntk, f))
     return Solution(
         problem=problem,
         solver="lazy",

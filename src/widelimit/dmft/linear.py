@@ -14,7 +14,7 @@ from widelimit.dmft.residual_linear import residual_linear
 from widelimit.dmft.solution import Solution
 
 
-def linear(problem: Problem) -> Solution:
+def linear(problem: Problem, *, memory: float = 4 * 2**30) -> Solution:
     r"""Returns the training of an infinitely wide deep linear network, exactly, for finite steps.
 
     For phi = identity all fields are linear in Gaussians, and the theory closes in covariances:
@@ -33,6 +33,7 @@ def linear(problem: Problem) -> Solution:
         problem: with ``activation="identity"``, of any depth, loss, number of outputs, momentum, weight
             decay and batches. A ``ResidualProblem`` has layers 0..L, the stream before and behind branches.
             At gamma0 = 0 the answer is that of ``lazy``.
+        memory: bytes that may be used.
 
     Returns:
         The solution. Its gradients have axes (layer, time, time'), or (layer, time, output, time',
@@ -40,7 +41,7 @@ def linear(problem: Problem) -> Solution:
         time', output'), gradient_response (time, output, time', sample') of training points, layers 1..L-1.
 
     Raises:
-        ValueError: for another activation.
+        ValueError: for another activation, or if memory does not suffice.
         Diverged: if training blows up.
 
     Example:
@@ -60,11 +61,11 @@ def linear(problem: Problem) -> Solution:
             "dmft.two_layer or dmft.mlp."
         )
     if problem.gamma0 == 0:
-        return _lazy(problem)
+        return _lazy(problem, memory)
     if isinstance(problem, ResidualProblem):
-        return residual_linear(problem)
+        return residual_linear(problem, memory=memory)
     began = time.perf_counter()
-    state = LinearState(problem)
+    state = LinearState(problem, memory)
     with np.errstate(over="ignore", invalid="ignore"):
         for t in range(problem.steps + 1):
             state.forward(t)
@@ -72,9 +73,9 @@ def linear(problem: Problem) -> Solution:
     return state.solution(began)
 
 
-def _lazy(problem: Problem) -> Solution:
+def _lazy(problem: Problem, memory: float) -> Solution:
     """The lazy limit in the axes of a linear network, whose gradients have no sample."""
-    solution = lazy(problem)
+    solution = lazy(problem, memory=memory)
     assert solution.gradients is not None
     return dataclasses.replace(
         solution, solver="linear", gradients=solution.gradients.at(sample=0, sample_=0)

@@ -10,7 +10,7 @@ from widelimit.dmft.checks import check_field
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem
 from widelimit.dmft.solution import Solution
-from widelimit.dmft.steps import float64_errors, outcome, wide
+from widelimit.dmft.steps import check_memory, float64_errors, outcome, wide
 
 
 class LinearState:
@@ -22,7 +22,7 @@ class LinearState:
     Delta)``; driven_g likewise of G.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, memory: float) -> None:
         """Everything is zero but the kernel behind, and the identity in front."""
         self.problem, self.gamma0 = problem, problem.gamma0
         self.keep, self.drive = problem.memory()
@@ -30,6 +30,8 @@ class LinearState:
         self.times, self.depth = problem.steps + 1, problem.depth
         self.n, self.p, self.outputs = problem.points, problem.samples, problem.outputs
         h, g, p = (self.times * size for size in (self.n, self.outputs, self.p))
+        numbers = h * h + 5 * h * g + 3 * g * g + g * p + (h + p) * g * (problem.depth > 1)
+        self.bytes = check_memory(problem.depth * numbers, memory)
         self.inputs = np.tile(np.asarray(problem.kernel), (1, self.times))
         self.h, self.a, self.c = self._zeros(h, h), self._zeros(h, g), self._zeros(h, g)
         self.g, self.response, self.b = self._zeros(g, g), self._zeros(g, g), self._zeros(g, p)
@@ -164,7 +166,6 @@ class LinearState:
         problem, layers = self.problem, slice(1, self.depth + 1)
         predictions, loss = outcome(problem, self.f)
         responses = self.depth > 1
-        held = (self.h, self.a, self.c, self.g, self.b, self.response, self.q, self.push, self.driven)
         return Solution(
             problem=problem,
             solver="linear",
@@ -175,10 +176,7 @@ class LinearState:
             feature_response=self._labelled(self.a[1:-2], "sample", "output", -1) if responses else None,
             gradient_response=self._labelled(self.b[1:-2], "output", "sample", -1) if responses else None,
             ntk=self._ntk(),
-            diagnostics={
-                "seconds": time.perf_counter() - began,
-                "bytes": sum(array.nbytes for array in held),
-            },
+            diagnostics={"seconds": time.perf_counter() - began, "bytes": self.bytes},
         )
 
     def _labelled(self, arrays: np.ndarray, first: str, second: str, power: int = 0) -> Labelled:

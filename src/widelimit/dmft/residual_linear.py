@@ -10,10 +10,10 @@ from widelimit.dmft.checks import check_field
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import ResidualProblem
 from widelimit.dmft.solution import Solution
-from widelimit.dmft.steps import float64_errors, outcome, wide
+from widelimit.dmft.steps import check_memory, float64_errors, outcome, wide
 
 
-def residual_linear(problem: ResidualProblem) -> Solution:
+def residual_linear(problem: ResidualProblem, *, memory: float = 4 * 2**30) -> Solution:
     r"""Returns the training of an infinitely wide linear residual network; ``linear`` calls it.
 
     With ``beta = b L^-alpha`` and a = keep for the first and the last layer, beta keep for branches,
@@ -22,12 +22,15 @@ def residual_linear(problem: ResidualProblem) -> Solution:
 
     where ``C^{k+1} = beta keep gamma0 A^k + (b^2 / L) gamma0 drive H^k share Delta`` with
     ``gamma0 A^k = d h^k / d r^k``, and D alike. Fields of all layers belong to one site, so covariances of
-    g between layers are kept. Cost ``O(L^2 (P T)^2 C T)``, memory ``8 L (P T)^2 + 8 (L C T)^2`` bytes.
+    g between layers are kept. Cost ``O(L^2 (P T)^2 C T)``, memory
+    ``8 L (P T)^2 + 16 L^2 P C T^2`` bytes.
 
     Args:
         problem: with ``activation="identity"``.
+        memory: bytes that may be used.
 
     Raises:
+        ValueError: if memory does not suffice.
         Diverged: if training blows up.
 
     Example:
@@ -41,7 +44,7 @@ def residual_linear(problem: ResidualProblem) -> Solution:
         Bordelon et al., Depthwise Hyperparameter Transfer in Residual Networks (arXiv 2309.16620).
     """
     began = time.perf_counter()
-    state = _State(problem)
+    state = _State(problem, memory)
     with np.errstate(over="ignore", invalid="ignore"):
         for t in range(problem.steps + 1):
             state.forward(t)
@@ -57,7 +60,7 @@ class _State:
     driven are as in ``linear``, of H^{-1} = K first.
     """
 
-    def __init__(self, problem: ResidualProblem) -> None:
+    def __init__(self, problem: ResidualProblem, memory: float) -> None:
         """Everything is zero but the kernel of the inputs."""
         self.problem, self.gamma0, self.depth = problem, problem.gamma0, problem.depth
         self.keep, self.drive = problem.memory()
@@ -68,6 +71,8 @@ class _State:
         self.branch = problem.branch_scale * problem.depth**-problem.branch_exponent
         self.step = self.branch**2 * problem.branch_rate  # b^2 / L
         h, g, p = (self.times * size for size in (self.n, self.wide, self.p))
+        numbers = h * h + 2 * h * g + g * p + 2 * self.times * self.outputs * h
+        self.bytes = check_memory(self.layers * numbers + 3 * g * g + h * g, memory)
         one, zeros, layers = self.times * self.outputs, np.zeros, self.layers
         self.inputs = np.tile(np.asarray(problem.kernel), (1, self.times))
         self.h, self.q, self.by_r = zeros((layers, h, h)), zeros((layers, g, h)), zeros((layers, h, g))
@@ -267,7 +272,6 @@ class _State:
         if not wide(problem):
             gradients, axes = gradients[:, :, 0, :, 0], ("layer", "time", "time'")
             ntk, ntk_axes = ntk[:, :, 0, :, 0], ("time", "sample", "sample'")
-        held = (self.h, self.q, self.by_r, self.g, self.response, self.by_u, self.c, self.push, self.driven)
         return Solution(
             problem=problem,
             solver="linear",
@@ -276,8 +280,5 @@ class _State:
             features=Labelled(features, ("layer", "time", "sample", "time'", "sample'"), first_layer=0),
             gradients=Labelled(gradients, axes, first_layer=0),
             ntk=Labelled(ntk, ntk_axes),
-            diagnostics={
-                "seconds": time.perf_counter() - began,
-                "bytes": sum(array.nbytes for array in held),
-            },
+            diagnostics={"seconds": time.perf_counter() - began, "bytes": self.bytes},
         )

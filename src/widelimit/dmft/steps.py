@@ -1,4 +1,4 @@
-"""What every solver on NumPy does with predictions: errors at a step, and the loss over all of them."""
+"""What solvers on NumPy share: errors at a step, the loss over all of them, and a bound on memory."""
 
 from __future__ import annotations
 
@@ -74,3 +74,22 @@ def wide(problem: Problem) -> bool:
 def _columns(problem: Problem) -> np.ndarray:
     """Targets as [P, C]."""
     return np.asarray(problem.targets).reshape(problem.samples, problem.outputs)
+
+
+def check_memory(numbers: int, memory: float) -> int:
+    """Returns the bytes of float64 numbers; refuses them where they are more than memory allows.
+
+    Args:
+        numbers: how many are held at once.
+        memory: bytes that may be used.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    needed = 8 * numbers
+    if needed > memory:
+        raise ValueError(
+            f"This problem's order parameters take {needed / 1e9:.3g} GB and memory allows "
+            f"{memory / 1e9:.3g}: take fewer points or steps, or pass more memory."
+        )
+    return needed
