@@ -3,6 +3,7 @@
 from widelimit.figures.convergence import errors_against_width
 from widelimit.figures.coordinates import size_against_width
 from widelimit.figures.curves import training_curves
+from widelimit.figures.dmft import dmft_overview
 from widelimit.figures.eigenvalues import eigenvalues_before_and_after
 from widelimit.figures.exponents import exponents_against_theory
 from widelimit.figures.optimum import loss_against_rate, optimum_against_width
@@ -12,6 +13,7 @@ from widelimit.figures.style import CATEGORIES, new_figure, ordered_colors, styl
 
 __all__ = [
     "CATEGORIES",
+    "dmft_overview",
     "eigenvalues_before_and_after",
     "error_against_samples",
     "errors_against_width",
