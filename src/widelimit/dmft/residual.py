@@ -25,6 +25,7 @@ def residual(
     output_rule: str = "exact",
     tolerance: float | None = None,
     fields: int = 0,
+    paths: int | None = None,
     memory: int = 2**32,
 ) -> Solution:
     r"""Returns the training of an infinitely wide residual network of finite depth, for finite steps.
@@ -57,6 +58,8 @@ def residual(
         tolerance: directions with less than this share of a kernel's scale are left out; None is 1e-5, and
             1e-12 without samples.
         fields: draws of h^k and g^k to keep, of the first replica.
+        paths: a multiple of the depth: solutions of several depths with the same seed and the same paths
+            share their Brownian motions, so that their differences have little noise.
         memory: bytes that one replica may take.
 
     Returns:
@@ -88,9 +91,12 @@ def residual(
     began = time.perf_counter()
     chosen = settings(samples, response, output_rule, tolerance, fields)
     fits(problem, samples, memory)
+    merge, rest = divmod(problem.depth if paths is None else paths, problem.depth)
+    if rest or merge < 1:
+        raise ValueError(f"paths must be a multiple of the depth, {problem.depth}; got {paths!r}.")
     found, notes = Replicas(), Notes()
     for replica in range(replicas if samples else 1):
-        run = Run(problem, noise(problem, samples, (seed, replica)), chosen).run()
+        run = Run(problem, noise(problem, samples, (seed, replica), merge), chosen).run()
         notes.add(run)
         found.add(arrays(run))
     seconds = time.perf_counter() - began
