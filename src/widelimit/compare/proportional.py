@@ -26,7 +26,7 @@ class ProportionalNetworks(NamedTuple):
 
 
 def finite_proportional(
-    problems: Sequence[ProportionalProblem], *, size: int, seeds: Sequence[int]
+    problems: Sequence[ProportionalProblem], *, size: int, seeds: Sequence[int | Sequence[int]]
 ) -> ProportionalNetworks:
     r"""Trains the finite networks whose limit is ``dmft.proportional``, in float64.
 
@@ -63,7 +63,7 @@ def finite_proportional(
 class _Networks:
     """One draw of the weights, trained under every problem at once; the last axis counts problems."""
 
-    def __init__(self, problems: Sequence[ProportionalProblem], size: int, seed: int) -> None:
+    def __init__(self, problems: Sequence[ProportionalProblem], size: int, seed: int | Sequence[int]) -> None:
         """Draws weights and data."""
         self.problem, self.size = problems[0], size
         self.width, self.data, self.batch = self.problem.counts(size)
