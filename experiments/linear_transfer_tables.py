@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from widelimit.training import Results
 
 WINDOW = 1  # cells about the best: curves are lopsided, and two would move the fit by 0.05 powers of two
 BEYOND = (1, 2, 4, 8, 16, 32, 64, 256, 1024)  # times the first ratio: where theory's slope is listed
+
+
+T = TypeVar("T")
 
 
 class Score(NamedTuple):
@@ -46,34 +49,46 @@ class Found:
 
     def __init__(self, config: Any, results: Results) -> None:
         self.config, self._results = config, results
+        self._kept: dict[Any, Any] = {}
 
-    @functools.cache
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        """What was made for a key, made once."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        value: T = self._kept[key]
+        return value
+
     def losses(self, depth: int, ratio: float, name: str, size: int) -> np.ndarray:
         """Final losses, [rate, network]; NaN where training diverged."""
-        rows = self._results.find(depth=depth, ratio=ratio, size=size)
-        return np.array([row[name] for row in sorted(rows, key=lambda row: row["network"])], float).T
 
-    @functools.cache
+        def read() -> np.ndarray:
+            rows = self._results.find(depth=depth, ratio=ratio, size=size)
+            return np.array([row[name] for row in sorted(rows, key=lambda row: row["network"])], float).T
+
+        return self._once(("losses", depth, ratio, name, size), read)
+
     def expected(self, depth: int, ratio: float, name: str) -> np.ndarray:
         """Theory's final losses, [rate]."""
-        return theory.losses(self.config, depth, ratio, name, theory.rates(self.config, depth))
+        rates = theory.rates(self.config, depth)
+        return self._once(
+            ("expected", depth, ratio, name), lambda: theory.losses(self.config, depth, ratio, name, rates)
+        )
 
-    @functools.cache
     def optimum(self, depth: int, ratio: float, name: str) -> Optimum:
         """The networks' best rate."""
-        losses = self.losses(depth, ratio, name, self.config.size)
-        return find_optimum(theory.rates(self.config, depth), losses, window=WINDOW)
+        rates, losses = theory.rates(self.config, depth), self.losses(depth, ratio, name, self.config.size)
+        return self._once(("optimum", depth, ratio, name), lambda: find_optimum(rates, losses, window=WINDOW))
 
-    @functools.cache
     def predicted(self, depth: int, ratio: float, name: str) -> Optimum:
         """Theory's best rate, by the same fit on the same grid."""
         expected = self.expected(depth, ratio, name)
         return find_optimum(theory.rates(self.config, depth), expected, window=WINDOW)
 
-    @functools.cache
     def exact(self, depth: int, ratio: float, name: str) -> tuple[float, float]:
         """Theory's best rate without a grid, and log2 of its loss."""
-        return theory.best_rate(self.config, depth, ratio, name)
+        return self._once(
+            ("exact", depth, ratio, name), lambda: theory.best_rate(self.config, depth, ratio, name)
+        )
 
     def slope(self, depth: int, name: str, ratios: tuple[float, ...]) -> PowerLaw:
         """Of the networks' best rate against the width."""
