@@ -5,6 +5,7 @@ infinite-width limit the solvers of ``dmft`` solve.
 """
 
 from widelimit.compare.claims import Claim
+from widelimit.compare.convergence import Convergence, convergence
 from widelimit.compare.coordinates import Sizes, contributions, coordinate_sizes
 from widelimit.compare.ensembles import (
     chi_square_score,
@@ -12,6 +13,7 @@ from widelimit.compare.ensembles import (
     second_moment_scores,
     squared_length_of_mean,
 )
+from widelimit.compare.extrapolate import agreement, richardson
 from widelimit.compare.finite import Ensembles, finite_ensemble
 from widelimit.compare.fit import PowerLaw, fit_exponent
 from widelimit.compare.one_step import (
@@ -43,6 +45,7 @@ from widelimit.compare.transfer import regret, transfer
 __all__ = [
     "Claim",
     "CombinedZ",
+    "Convergence",
     "Ensembles",
     "Estimate",
     "LinearProblem",
@@ -52,12 +55,14 @@ __all__ = [
     "ProportionalNetworks",
     "Sizes",
     "Summary",
+    "agreement",
     "best_rate",
     "bootstrap_counts",
     "bootstrap_stderr",
     "chi_square_score",
     "combine_z",
     "contributions",
+    "convergence",
     "coordinate_sizes",
     "family_quantile",
     "family_tolerance",
@@ -73,6 +78,7 @@ __all__ = [
     "paired_difference",
     "pooled_degrees",
     "regret",
+    "richardson",
     "samples_for_slope",
     "second_moment_scores",
     "squared_length_of_mean",
