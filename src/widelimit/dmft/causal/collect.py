@@ -8,8 +8,22 @@ import numpy as np
 
 from widelimit.dmft.causal.settings import Settings
 from widelimit.dmft.causal.state import Rows
+from widelimit.dmft.labelled import Labelled
+from widelimit.dmft.problem import Problem
+from widelimit.dmft.steps import float64_losses, wide
 
 Arrays = dict[str, np.ndarray]
+AXES = {
+    "features": "layer time sample time' sample'",
+    "gradients": "layer time sample output time' sample' output'",
+    "feature_response": "layer time sample time' sample' output'",
+    "gradient_response": "layer time sample output time' sample'",
+    "ntk": "time sample output sample' output'",
+    "predictions": "time sample output",
+    "h": "layer time sample draw",
+    "z": "layer time sample output draw",
+}
+RANKED = 600  # rows of a kernel whose eigenvalues are taken; it is smooth in time
 
 
 def arrays(rows: Rows, settings: Settings, gamma0: float) -> Arrays:
@@ -73,3 +87,57 @@ class Moments:
     def stderr(self) -> np.ndarray:
         """Standard error of the mean."""
         return np.sqrt(np.asarray(self.squares) / (self.count * (self.count - 1)))
+
+
+def labelled(problem: Problem, name: str, values: np.ndarray, stderr: np.ndarray | None) -> Labelled:
+    """Returns an order parameter in its axes; without those of outputs where targets have none.
+
+    Args:
+        problem: that was solved.
+        name: of the order parameter.
+        values: with axes of outputs.
+        stderr: like values.
+    """
+    axes = AXES[name].split()
+    if not wide(problem):
+        index = tuple(0 if axis.startswith("output") else slice(None) for axis in axes)
+        values = values[index]
+        stderr = None if stderr is None else stderr[index]
+        axes = [axis for axis in axes if not axis.startswith("output")]
+    return Labelled(values, tuple(axes), stderr)
+
+
+def loss(problem: Problem, f: np.ndarray) -> Labelled:
+    """Returns the loss of the mean prediction; its error by leaving out each replica in turn.
+
+    Args:
+        problem: that was solved.
+        f: predictions, shape [replicas, T + 1, p, c].
+    """
+    count = len(f)
+    f = f[:, :, : problem.samples]
+    whole = f.mean(0)
+    values = float64_losses(problem, whole)
+    left = np.stack([float64_losses(problem, (count * whole - one) / (count - 1)) for one in f])
+    spread = ((left - left.mean(0)) ** 2).sum(0) * (count - 1) / count
+    return Labelled(values, ("time",), np.sqrt(spread))
+
+
+def effective_rank(totals: dict[str, Moments], settings: Settings) -> float:
+    """Returns how many directions of noise the largest kernel uses: ``tr K (K + ridge)^-1``.
+
+    Args:
+        totals: of all replicas.
+        settings: whose ridge it is.
+    """
+    ranks = []
+    for name in ("features", "gradients"):
+        for kernel in np.asarray(totals[name].mean):
+            side = kernel.ndim // 2
+            rows = int(np.prod(kernel.shape[1:side]))
+            times = np.unique(np.linspace(0, len(kernel) - 1, max(1, RANKED // rows)).astype(int))
+            part = np.take(np.take(kernel, times, axis=0), times, axis=side).reshape(len(times) * rows, -1)
+            values = np.maximum(np.linalg.eigvalsh((part + part.T) / 2), 0.0)
+            ridge = settings.ridge * values.mean()
+            ranks.append(float((values / (values + ridge)).sum()) if ridge > 0 else 0.0)
+    return max(ranks)

@@ -54,7 +54,7 @@ def extend(
     start = t * b
     block = lax.dynamic_slice_in_dim(row, start, b, axis=1)
     block = (block + block.T) / 2
-    past = jnp.where(jnp.arange(n)[None, :] < start, row, 0.0)
+    past = jnp.where(jnp.arange(n, dtype=t.dtype)[None, :] < start, row, 0.0)
     scale = jnp.trace(block) / b
     inverse, root, lost = _grow(factor.inverse, past, block, jitter * scale, start)
     ridged, whole = factor.ridged, factor.root
@@ -75,7 +75,7 @@ def _grow(
     values, vectors = jnp.linalg.eigh(block - loading @ loading.T)
     lost = jnp.sum(values < jitter).astype(jnp.int32)
     size = jnp.sqrt(jnp.maximum(values, 0.0) + jitter)
-    new, back = (vectors * size) @ vectors.T, (vectors / size) @ vectors.T
+    new, back = (vectors * size[None]) @ vectors.T, (vectors / size[None]) @ vectors.T
     rows = lax.dynamic_update_slice_in_dim(-back @ (loading @ inverse), back, start, axis=1)
     root = lax.dynamic_update_slice_in_dim(loading, new, start, axis=1)
     return lax.dynamic_update_slice_in_dim(inverse, rows, start, axis=0), root, lost

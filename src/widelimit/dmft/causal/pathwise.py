@@ -145,7 +145,7 @@ def gradient_response(paths: Paths, same: jax.Array, t: jax.Array) -> jax.Array:
     assert paths.g_u is not None
     mean = at(paths.g_u, t).mean(axis=2)
     mean = jnp.pad(mean, [(0, 0), (0, 0), (0, 0), (0, same.shape[1] - mean.shape[-1])])
-    now = same[:, :, None] * jnp.eye(same.shape[1], dtype=same.dtype)
+    now = same[:, :, None] * jnp.eye(same.shape[1], dtype=same.dtype)[None]
     return jax.lax.dynamic_update_index_in_dim(mean, now, t, 2)
 
 
@@ -161,5 +161,5 @@ def _times(factor: jax.Array, field: jax.Array) -> jax.Array:
 
 def _own(t: jax.Array, window: int, points: int, train: int, dtype: np.dtype) -> jax.Array:
     """One where noise is that of the time and the point, [p, W, q]."""
-    here = (jnp.arange(window) == t).astype(dtype)
+    here = (jnp.arange(window, dtype=t.dtype) == t).astype(dtype)
     return jnp.eye(points, train, dtype=dtype)[:, None, :] * here[None, :, None]

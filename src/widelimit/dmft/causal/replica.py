@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +15,6 @@ from widelimit.dmft.causal.state import Rows, State, grow, start
 from widelimit.dmft.causal.step import Step, Tables
 from widelimit.dmft.problem import Problem
 
-GROWTH = 1.6  # of windows: fewer programs against work on rows that are still empty
-LEAST = 16
-
-
-def windows(times: int) -> list[int]:
-    """Returns the ends of the windows: each program works on arrays of this many times.
-
-    Args:
-        times: T + 1.
-    """
-    ends = [times]
-    while ends[0] > LEAST * GROWTH:
-        ends.insert(0, round(ends[0] / GROWTH))
-    return ends
-
 
 class Runner:
     """The compiled programs of a problem; every replica uses the same ones.
@@ -37,10 +22,12 @@ class Runner:
     Args:
         problem: what is solved.
         settings: how.
+        windows: ends of the windows of time.
     """
 
-    def __init__(self, problem: Problem, settings: Settings) -> None:
-        self.problem, self.settings = problem, settings
+    def __init__(self, problem: Problem, settings: Settings, windows: Sequence[int]) -> None:
+        self.problem, self.settings, self.windows = problem, settings, windows
+        self.clipped = 0.0  # part of all kernels' directions that the last replica clipped
         keep, drive = problem.memory()
         drive = np.concatenate([drive, drive[-1:]])  # the Euler rule looks one time ahead of the last: unused
         push = problem.gamma0 * drive[:, :, None] * problem.shares()
@@ -54,13 +41,15 @@ class Runner:
         Args:
             noise: of the replica.
         """
-        begin, state = 0, None
-        for end in windows(self.settings.steps + 1):
-            state = start(self.settings, end) if state is None else grow(state, self.settings, end)
+        begin, state = 0, start(self.settings, self.windows[0])
+        for end in self.windows:
+            state = grow(state, self.settings, end)
             state = self._program(end)(*self._arguments(noise, end), state, jnp.int32(begin))
             yield end, state.rows
             begin = end
-        self.clipped = [int(f.clipped) for f in (*state.forward, *state.backward)]  # type: ignore[union-attr]
+        factors = (*state.forward, *state.backward)
+        directions = sum(len(factor.inverse) for factor in factors)
+        self.clipped = sum(int(factor.clipped) for factor in factors) / max(directions, 1)
 
     def _arguments(self, noise: Noise, window: int) -> tuple[Tables, Noise]:
         """The tables and the noise, cut to a window."""

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from widelimit.dmft.problem import Problem, ResidualProblem
+from widelimit.models import activation
 
 RESPONSES = ("auto", "pathwise", "stein", "none")
 OUTPUT_RULES = ("exact", "ntk_euler")
 DTYPES = ("float32", "float64")
-KINKED = ("relu",)  # their second derivative is no function: a derivative along the path would miss it
+#: Options of ``mlp`` that say what is computed, and what they are if not given.
+DEFAULTS: Mapping[str, Any] = types.MappingProxyType(
+    {
+        "samples": 2000,
+        "replicas": 8,
+        "seed": 0,
+        "response": "auto",
+        "response_samples": 64,
+        "output_rule": "exact",
+        "control_variate": True,
+        "antithetic": True,
+        "moments": True,
+        "fields": 0,
+        "dtype": "float32",
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +72,7 @@ class Settings:
         return 2 / self.samples
 
 
-def settings(problem: Problem, **asked: object) -> Settings:
+def settings(problem: Problem, **asked: Any) -> Settings:
     """Returns the checked settings for a problem.
 
     Args:
@@ -63,12 +86,12 @@ def settings(problem: Problem, **asked: object) -> Settings:
         )
     for name, least in (("samples", 2), ("replicas", 2), ("response_samples", 1), ("fields", 0), ("seed", 0)):
         value = asked[name]
-        if isinstance(value, bool) or int(value) != value or value < least:  # type: ignore[call-overload,operator]
+        if isinstance(value, bool) or int(value) != value or value < least:
             raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}.")
     for name, known in (("response", RESPONSES), ("output_rule", OUTPUT_RULES), ("dtype", DTYPES)):
         if asked[name] not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {asked[name]!r}.")
-    if asked["antithetic"] and asked["samples"] % 2:  # type: ignore[operator]
+    if asked["antithetic"] and asked["samples"] % 2:
         raise ValueError(f"samples must be even where they come in pairs; got {asked['samples']!r}.")
     if asked["output_rule"] == "ntk_euler" and problem.weight_decay:
         raise ValueError(
@@ -76,11 +99,38 @@ def settings(problem: Problem, **asked: object) -> Settings:
         )
     if asked["response"] == "auto":
         asked["response"] = "stein"
+    if asked["response"] == "pathwise" and problem.depth > 1 and kinked(problem):
+        raise ValueError(
+            'response="pathwise" needs a second derivative, and this activation has a kink; use "stein".'
+        )
+    for name in ("fields", "response_samples"):
+        if asked[name] > asked["samples"] and (name == "fields" or asked["response"] == "pathwise"):
+            raise ValueError(f"{name} must be {asked['samples']}, the samples, at most; got {asked[name]}.")
+    if asked["response"] == "pathwise" and asked["antithetic"] and asked["response_samples"] % 2:
+        raise ValueError(
+            f"response_samples must be even where they come in pairs; got {asked['response_samples']}."
+        )
     return Settings(
         points=problem.points,
         train=problem.samples,
         outputs=problem.outputs,
         depth=int(problem.depth),
         steps=int(problem.steps),
-        **asked,  # type: ignore[arg-type]
+        **asked,
     )
+
+
+def kinked(problem: Problem) -> bool:
+    """Whether phi' jumps: then phi'' is no function, and a derivative along the path misses a part.
+
+    Args:
+        problem: whose activation it is.
+    """
+    phi = activation(problem.activation)
+    with jax.enable_x64(True):
+        x = jnp.linspace(-6.0, 6.0, 24002)  # 0 is between two points
+        first = jax.vmap(jax.grad(lambda h: phi(h[None])[0]))
+        second = jax.vmap(jax.grad(jax.grad(lambda h: phi(h[None])[0])))
+        slopes, bends = np.asarray(first(x)), np.asarray(second((x[1:] + x[:-1]) / 2))
+        missed = np.abs(np.diff(slopes) - bends * np.diff(np.asarray(x)))
+    return bool(missed.max() > 1e-3 * max(np.abs(slopes).max(), 1e-30))

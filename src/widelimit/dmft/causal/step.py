@@ -101,7 +101,7 @@ class Step:
             factor, root = self.extend(state.forward[layer - 1], kernel)
             state = state._replace(forward=_swap(state.forward, layer - 1, factor))
             u = dot(root, self.noise.forward[layer - 1])
-        drive = kernel[:, :, None, :] * self.push
+        drive = kernel[:, :, None, :] * self.push[None]
         if response is not None:
             drive = drive + self.keep * response
         drive = drive.reshape(self.p, -1)
@@ -153,7 +153,7 @@ class Step:
         bend = pathwise.curvature(self.phi, self.h[layer])
         now = jnp.diagonal(at(drive, self.t, axis=2), axis1=1, axis2=2)
         self.same[layer] = self.keep * (
-            (bend[None] * z).mean(axis=2) + now * (self.slope[layer] ** 2).mean(axis=1)
+            (bend[None] * z).mean(axis=2) + now * (self.slope[layer] ** 2).mean(axis=1)[None]
         )
         part = [pathwise.chosen(self.settings, field) for field in (self.slope[layer], bend[None] * z)]
         return pathwise.backward(

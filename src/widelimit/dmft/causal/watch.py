@@ -42,7 +42,7 @@ def watch(step: Step, rows: Rows) -> Rows:
 def _pairing(step: Step, layer: int) -> jax.Array:
     """Largest difference of <z^l phi^l> and <g^(l+1) h^(l+1)>, and the largest size."""
     here = dot(merge(step.z[layer]), step.x[layer].T)
-    above = dot(merge(step.slope[layer + 1] * step.z[layer + 1]), step.h[layer + 1].T)
+    above = dot(merge(step.slope[layer + 1][None] * step.z[layer + 1]), step.h[layer + 1].T)
     return jnp.stack([jnp.abs(here - above).max(), jnp.abs(here).max()]) / step.settings.samples
 
 
