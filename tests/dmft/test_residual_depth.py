@@ -10,7 +10,10 @@ import pytest
 from widelimit import dmft
 from widelimit.compare import fit_exponent
 from widelimit.dmft import ResidualProblem
+from widelimit.dmft.residual import variables
 from widelimit.dmft.residual_depth import extrapolation
+from widelimit.dmft.residual_noise import UnitNoise
+from widelimit.dmft.residual_step import Run, Settings
 
 INPUTS = np.random.default_rng(5).standard_normal((4, 12))
 
@@ -149,6 +152,42 @@ def test_gradient_independence_becomes_exact_with_depth_only_above_one_half(rule
     limit = np.dot(extrapolation(depths), gaps)
     assert limit == pytest.approx(gaps[-1], rel=0.06)
     assert limit > 0.4 * np.dot(extrapolation(depths), effects)
+
+
+class BranchesOnly(Run):
+    """As ``Run``, for one output and Euler's rule, with first layer and readout frozen."""
+
+    def _driven(self, move, layer, t):
+        return super()._driven(move, layer, t) * (layer > 0)
+
+    def _read(self, t):
+        super()._read(t)
+        return self.readout
+
+    def _tangent(self, t):
+        forward, backward = self.feature_kernel[:, t, :, : t + 1], self.gradient_kernel[:, t, :, : t + 1]
+        kernel = self.step_size * np.sum(forward[:-1] * backward[1:], axis=0)
+        if t < self.times - 1:
+            change = (self.drive[t + 1] - self.drive[t])[: t + 1, None] * self.delta[: t + 1, :, 0]
+            now = self.predictions[t]
+            self.predictions[t + 1] = now + np.einsum("psq,sq->p", kernel, change)[:, None]
+
+
+def test_gradient_independence_fails_where_only_branches_learn():
+    """No matter of first layer and readout: frozen, the gap has slope -1, or tends to a constant."""
+    options = [Settings(responses, True, tolerance=1e-12) for responses in (True, False)]
+    gaps = {}
+    for exponent in (0.5, 1.0):
+        gaps[exponent] = []
+        for depth in (16, 32, 64):
+            problem = linear(depth=depth, branch_exponent=exponent, learning_rate=0.1)
+            noise = UnitNoise(variables(problem)), UnitNoise(variables(problem))
+            runs = [BranchesOnly(problem, *both).run() for both in zip(noise, options, strict=True)]
+            gaps[exponent].append(rms(runs[0].predictions - runs[1].predictions))
+    assert slope(gaps[1.0]) == pytest.approx(-1, abs=0.05)
+    first, second = np.diff(gaps[0.5])
+    assert 0 < second / first == pytest.approx(0.5, abs=0.05)  # to a constant, as 1/L
+    assert gaps[0.5][-1] > 0.01
 
 
 def test_what_responses_do_is_of_second_order_in_gamma0():
