@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from widelimit import dmft, models
+from widelimit.compare import finite_ensemble, richardson
 
 BASE = {"activation": "identity", "steps": 30, "learning_rate": 0.1, "depth": 3}
 X = np.random.default_rng(3).standard_normal((4, 6))
@@ -184,3 +187,38 @@ def test_finite_networks_run_the_real_optimizer(kind):
     theory, lazy = (solve(problem).predictions.values for solve in (dmft.linear, dmft.lazy))
     assert np.abs((mean - theory)[1:] / error).max() < 4
     assert np.abs((mean - lazy)[1:] / error).max() > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [dmft.Problem, dmft.ResidualProblem])
+def test_two_time_kernels_of_networks(kind):
+    """Phi and G of every layer between all times, with momentum, weight decay, batches and two outputs, are
+    those of networks extrapolated to infinite width: z-scores are like standard normal ones, while the lazy
+    limit is 20 standard errors away."""
+    rng = np.random.default_rng(11)
+    problem = kind(
+        targets=rng.standard_normal((2, 2)),
+        inputs=X[:2],
+        test_inputs=X[2:3],
+        steps=6,
+        learning_rate=0.1 if kind is dmft.Problem else 0.06,
+        depth=2,
+        activation="identity",
+        gamma0=1.5,
+        momentum=0.5,
+        weight_decay=0.2,
+        batches=rng.integers(0, 2, (6, 2)),
+    )
+    networks = finite_ensemble(problem, [128, 256, 512], [800, 600, 400], two_time=True)
+    limit, solution = richardson(networks, order=2), dmft.linear(problem)
+    lazy = dmft.linear(dataclasses.replace(problem, gamma0=0.0))
+    for name in ("features", "gradients", "ntk"):
+        found, theory = getattr(limit, name), getattr(solution, name)
+        values, stderr = found.values, found.stderr
+        if name == "gradients":  # which are the same for all samples
+            values, stderr = values[:, :, 0, :, :, 0], stderr[:, :, 0, :, :, 0]
+        assert values.shape == theory.values.shape, name
+        stderr = np.where(stderr > 0, stderr, np.inf)
+        z, moved = (values - theory.values) / stderr, (values - getattr(lazy, name).values) / stderr
+        assert np.abs(z).max() < 4.5 and np.sqrt(np.mean(z**2)) < 1.5, name
+        assert np.abs(moved).max() > 20, name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import jax.numpy as jnp
 import numpy as np
@@ -191,5 +192,7 @@ def test_divergence_is_told_from_growth():
         with pytest.raises(dmft.Diverged, match="the loss blew up after step 4") as error:
             checks.check_loss(4, value, 1.0)
         assert error.value.step == 4 and isinstance(error.value, ArithmeticError)
+        again = pickle.loads(pickle.dumps(error.value))  # as it must to cross processes
+        assert (str(again), again.step) == (str(error.value), 4)
         with pytest.raises(dmft.Diverged, match="the kernel blew up after step 2"):
             checks.check_field(2, value, 1.0, "the kernel")
