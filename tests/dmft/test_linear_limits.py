@@ -13,6 +13,7 @@ from widelimit import dmft, models
 from widelimit.compare import finite_ensemble, richardson
 
 BASE = {"activation": "identity", "steps": 30, "learning_rate": 0.1, "depth": 3}
+IDENTITY = models.ACTIVATIONS["identity"]
 X = np.random.default_rng(3).standard_normal((4, 6))
 
 
@@ -22,11 +23,13 @@ def solve(**settings):
 
 
 def test_only_linear_networks_are_taken():
-    """Another activation is refused with the solvers that take it."""
+    """Another activation is refused with the solvers that take it; the identity may be given as a function."""
     with pytest.raises(
         ValueError, match="activation=\"identity\"; got 'tanh'. Use dmft.two_layer or dmft.mlp"
     ):
         solve(targets=[1.0], kernel=[[1.0]], activation="tanh")
+    named, given = (solve(targets=[1.0], kernel=[[1.0]], activation=phi) for phi in ("identity", IDENTITY))
+    np.testing.assert_array_equal(named.predictions.values, given.predictions.values)
 
 
 @pytest.mark.parametrize("gamma0", [0.0, 1.0])

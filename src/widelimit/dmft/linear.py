@@ -12,6 +12,7 @@ from widelimit.dmft.linear_state import LinearState
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.residual_linear import residual_linear
 from widelimit.dmft.solution import Solution
+from widelimit.models import activation
 
 
 def linear(problem: Problem, *, memory: float = 4 * 2**30) -> Solution:
@@ -55,7 +56,7 @@ def linear(problem: Problem, *, memory: float = 4 * 2**30) -> Solution:
         Bordelon & Pehlevan, Self-Consistent Dynamical Field Theory of Kernel Evolution in Wide Neural
         Networks (arXiv 2205.09653), deep linear networks.
     """
-    if problem.activation != "identity":
+    if activation(problem.activation) is not activation("identity"):
         raise ValueError(
             f'dmft.linear solves linear networks, activation="identity"; got {problem.activation!r}. Use '
             "dmft.two_layer or dmft.mlp."
