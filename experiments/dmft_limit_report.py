@@ -1,0 +1,195 @@
+"""Claims of the DMFT experiment: predicted rates beside fits, and what the other predictions miss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+
+from experiments.dmft_limit_regimes import QUANTITIES, Found, Regime
+from widelimit.compare import Claim, Summary, family_quantile
+
+# Tolerances are fixed before a run: chance over all claims, and what a relative correction of so much over
+# the width does to a slope.
+CORRECTIONS = {"mean": 3.0, "single": 1.0}
+WANTED = 0.05  # standard error of an exponent that the number of networks and of DMFT's sites aims at
+CLAIMS = 2 * 2 * len(QUANTITIES) + 6
+NTK_OFF, NTK_CLOSE = 0.1, 0.05  # of the labels' size: by how much the NTK is at least, at most wrong
+NONE_OFF = 0.02
+JOINT = 3.0
+
+
+def summarise(found: Found, captions: Mapping[str, str], seconds: float) -> Summary:
+    """Judges what was found."""
+    config = found.config
+    claims = []
+    for one in found.regimes:
+        for quantity in QUANTITIES:
+            claims += [_slope(one, quantity, "single", -0.5), _slope(one, quantity, "mean", -1.0)]
+    claims += [_extrapolated(one) for one in found.regimes]
+    claims += [_lazy_is_lazy(found), _ntk_fails(found), _responses_matter(found), _responses_alone(found)]
+    assert len(claims) == CLAIMS
+    labels = "labels -1 and +1" if len(config.classes) == 2 else "one-hot labels"
+    note = (
+        f"MLPs with {config.depth} hidden layers (tanh, no biases), muP in DMFT's form, centred (f - f_0), "
+        f"on digits {', '.join(map(str, config.classes))}: {config.samples} training and "
+        f"{config.test_samples} held-out images of norm sqrt(D), {labels}. Full-batch gradient descent on "
+        f"the mean of |f - y|^2 / 2, eta {config.rate:g}, {config.steps} steps. DMFT: {config.replicas} "
+        f"replicas of {config.sites} sites, explicit steps in time, the same discrete steps as the "
+        f"networks. Distances are root mean squares over all steps and images; of kernels at steps "
+        f"{', '.join(map(str, found.rich.ensembles.times))}, relative to the kernels' own. Of the mean's "
+        "distance the noise of networks and of DMFT is taken off, and DMFT's whole error is in the error bar."
+    )
+    return Summary("dmft_limit", config.preset, seconds, claims, _tables(found), captions, [note])
+
+
+def _finite(widths: tuple[int, ...], correction: float) -> float:
+    """What a factor 1 + correction / n does to a slope."""
+    x = np.log(np.asarray(widths, float))
+    x -= x.mean()
+    return float(abs(np.sum(x / np.asarray(widths)) / np.sum(x**2)) * correction)
+
+
+def _slope(one: Regime, quantity: str, which: str, predicted: float) -> Claim:
+    """A claim on an exponent."""
+    law = getattr(one.rates[quantity], f"{which}_rate")
+    chance, finite = family_quantile(CLAIMS) * WANTED, _finite(one.widths, CORRECTIONS[which])
+    what = "a network misses DMFT" if which == "single" else "the mean over networks misses DMFT"
+    return Claim(
+        f"{one.name}: {what} by width^{predicted:g}, {QUANTITIES[quantity]}",
+        f"d log rms({quantity} - DMFT) / d log width",
+        predicted,
+        law.value,
+        law.stderr,
+        tolerance=chance + finite,
+        why=f"{which}: {chance:.3f} for chance over {CLAIMS} claims at the standard error {WANTED:g} that "
+        f"the numbers of networks and sites aim at, and {finite:.3f} for finite width, a relative "
+        f"correction of {CORRECTIONS[which]:g} / width.",
+    )
+
+
+def _extrapolated(one: Regime) -> Claim:
+    """Richardson extrapolation of the networks is a second, independent estimate of the limit."""
+    first, second = one.extrapolated.predictions, one.full.predictions
+    gap = np.mean((first.values - second.values) ** 2)
+    joint = np.mean(first.stderr**2 + second.stderr**2)  # type: ignore[operator]
+    return Claim(
+        f"{one.name}: networks extrapolated to infinite width are where DMFT is",
+        "rms distance of f, in joint standard errors",
+        predicted=0.0,
+        measured=float(np.sqrt(gap / joint)),
+        stderr=0.0,
+        tolerance=JOINT,
+        relation="at_most",
+        why=f"Richardson: within {JOINT:g} joint standard errors; f of all steps and images moves together, "
+        "so that this is one number and not an average of many.",
+    )
+
+
+def _lazy_is_lazy(found: Found) -> Claim:
+    """Small gamma0 is where the NTK predicts."""
+    measured, stderr = astuple(found.lazy.off(found.lazy.lazy))
+    return Claim(
+        "lazy: the NTK predicts the networks",
+        "distance of f from the extrapolated networks, over |f|",
+        predicted=0.0,
+        measured=measured,
+        stderr=stderr,
+        tolerance=NTK_CLOSE,
+        relation="at_most",
+        why=f"Lazy: DMFT differs from the NTK by O(gamma0^2) = {found.config.lazy_gamma0**2:.2g} of f.",
+    )
+
+
+def _ntk_fails(found: Found) -> Claim:
+    """Large gamma0 is where it does not."""
+    measured, stderr = astuple(found.rich.off(found.rich.lazy))
+    return Claim(
+        "rich: the NTK misses the networks",
+        "distance of f from the extrapolated networks, over |f|",
+        predicted=NTK_OFF,
+        measured=measured,
+        stderr=stderr,
+        tolerance=0.0,
+        relation="above",
+        why=f"Rich: a tenth of the labels' size over all steps and images, stated beforehand ({NTK_OFF:g}).",
+    )
+
+
+def _responses_matter(found: Found) -> Claim:
+    """Gradient independence is an approximation."""
+    measured, stderr = astuple(found.rich.off(found.rich.none))
+    return Claim(
+        "rich: DMFT without responses misses the networks",
+        "distance of f from the extrapolated networks, over |f|",
+        predicted=NONE_OFF,
+        measured=measured,
+        stderr=stderr,
+        tolerance=0.0,
+        relation="above",
+        why=f"Responses: {NONE_OFF:g} of the labels' size and three standard errors more.",
+    )
+
+
+def _responses_alone(found: Found) -> Claim:
+    """Full DMFT is closer than the approximation by a wide margin."""
+    rich = found.rich
+    full, none = rich.off(rich.full), rich.off(rich.none)
+    return Claim(
+        "rich: the responses explain what is missed",
+        "distance from the extrapolated networks with responses over without",
+        predicted=0.0,
+        measured=full.value / none.value,
+        stderr=full.stderr / none.value,
+        tolerance=0.2,
+        relation="at_most",
+        why="Responses: at least four fifths of the distance must go with them.",
+    )
+
+
+def _tables(found: Found) -> dict[str, list[dict[str, Any]]]:
+    """Distances by width; loss curves; how far the predictions are."""
+    distances = [
+        {
+            "regime": one.name,
+            "quantity": QUANTITIES[quantity],
+            "width": width,
+            "networks": one.ensembles.members[width].seeds,
+            "network": float(one.sizes(quantity, "single").values[i]),
+            "mean": float(one.sizes(quantity, "mean").values[i]),
+            "mean stderr": float(one.sizes(quantity, "mean").errors[i]),
+            "DMFT stderr": one.rates[quantity].floor,
+        }
+        for one in found.regimes
+        for quantity in QUANTITIES
+        for i, width in enumerate(one.widths)
+    ]
+    steps = found.config.steps
+    shown = sorted({0, steps // 8, steps // 4, steps // 2, steps})
+    losses = []
+    for one in found.regimes:
+        last = one.ensembles.solution(one.widths[-1])
+        for name, solution in (
+            (f"networks of width {one.widths[-1]}", last),
+            ("DMFT", one.full),
+            ("NTK", one.lazy),
+            ("DMFT without responses", one.none),
+        ):
+            losses.append(
+                {"regime": one.name, "what": name}
+                | {f"step {step}": float(solution.loss.values[step]) for step in shown}
+            )
+    predictions = [
+        {
+            "regime": one.name,
+            "prediction": name,
+            "distance from extrapolated networks": one.off(solution).value,
+            "stderr": one.off(solution).stderr,
+            "pairing residual": solution.diagnostics.get("pairing_residual"),
+        }
+        for one in found.regimes
+        for name, solution in (("DMFT", one.full), ("NTK", one.lazy), ("DMFT without responses", one.none))
+    ]
+    return {"predictions": predictions, "losses": losses, "distances": distances}
