@@ -37,6 +37,16 @@ def rotation(seed: int, size: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0]
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_alignment_of_many_outputs_is_the_cosine_with_their_kernel(centred):
+    """Targets of any number of columns: A = <K, Y Y^T> / (|K| |Y Y^T|) from the matrices themselves."""
+    phi, y = features(0, 9), features(1, 9, count=3) + 0.5
+    kernel, h = phi @ phi.T, np.eye(9) - 1 / 9 if centred else np.eye(9)
+    one, two = h @ kernel @ h, h @ y @ y.T @ h
+    cosine = np.sum(one * two) / np.linalg.norm(one) / np.linalg.norm(two)
+    np.testing.assert_allclose(alignment(kernel, y, centred=centred), cosine, rtol=1e-12)
+
+
 @QUICK
 @given(SEEDS, SIZES, st.floats(1e-8, 1e8))
 def test_cosines_ignore_scale_rotation_and_order(seed, samples, scale):
