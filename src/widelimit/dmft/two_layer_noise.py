@@ -205,11 +205,11 @@ def grids(
     coarse = max(2, int(nodes / 1.4))
     if homogeneous:
         edges = np.zeros(1) if is_identity(problem) else kinks(factor)
-        return _padded([sphere(dimensions, size, edges) for size in (coarse, nodes)])
-    return _padded([gaussian(dimensions, size) for size in (coarse, nodes)])
+        return padded([sphere(dimensions, size, edges) for size in (coarse, nodes)])
+    return padded([gaussian(dimensions, size) for size in (coarse, nodes)])
 
 
-def _padded(rules: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+def padded(rules: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rules with as many points, some of weight 0: one compiled program serves them."""
     most = max(len(weights) for _, weights in rules)
     lacks = [most - len(weights) for _, weights in rules]

@@ -60,14 +60,14 @@ class Path(NamedTuple):
 
     Attributes:
         predictions: f - f_0, [T + 1, n, C].
-        ntk: [T + 1, n C, n C], or None.
+        ntk: [T + 1, n C, n C], or only the last, [1, n C, n C].
         size: root mean square of h and of z, [T + 1, 2].
         h: [T + 1, n, S], or None.
         z: [T + 1, C, S], or None.
     """
 
     predictions: jax.Array
-    ntk: jax.Array | None
+    ntk: jax.Array
     size: jax.Array
     h: jax.Array | None
     z: jax.Array | None
@@ -131,7 +131,7 @@ def tangent_kernel(kind: Form, at: Setting, h: jax.Array, z: jax.Array, weights:
     return jnp.kron(features, jnp.eye(len(z), dtype=both.dtype)) + jnp.kron(at.kernel, ones) * both
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "ntk", "record"))
+@functools.partial(jax.jit, static_argnames=("kind", "ntk", "record", "centred"))
 def simulate(
     kind: Form,
     at: Setting,
@@ -141,6 +141,7 @@ def simulate(
     *,
     ntk: bool = True,
     record: bool = False,
+    centred: bool = True,
 ) -> Path:
     """Trains particles, ``f = <z phi(h)> / gamma0`` an average with weights over them.
 
@@ -152,18 +153,19 @@ def simulate(
         u: h at the start, [n, S].
         r: z at the start, [C, S].
         weights: of the average, [1, S] or [1, 1].
-        ntk: whether to return the tangent kernel.
+        ntk: whether to return the tangent kernel of all times, not only of the last.
         record: whether to return h and z at all times.
+        centred: whether outputs at the start are subtracted.
     """
 
     def outputs(h: jax.Array, z: jax.Array) -> jax.Array:
         return (kind.phi(h) * weights) @ z.T / at.gamma0
 
-    start = outputs(u, r)
+    start = outputs(u, r) if centred else jnp.zeros((len(u), len(r)), u.dtype)
 
     def seen(h: jax.Array, z: jax.Array, f: jax.Array) -> Path:
         size = jnp.stack([jnp.sqrt(jnp.mean(h * h)), jnp.sqrt(jnp.mean(z * z))])
-        kernel = tangent_kernel(kind, at, h, z, weights) if ntk else None
+        kernel = tangent_kernel(kind, at, h, z, weights) if ntk else jnp.zeros((0, 0), u.dtype)
         return Path(f, kernel, size, h if record else None, z if record else None)
 
     def step(state: Any, now: Any) -> tuple[Any, Path]:
@@ -180,7 +182,8 @@ def simulate(
     buffers = jax.tree.map(jnp.zeros_like, (u, r)) if kind.momentum else None
     (end, _), path = jax.lax.scan(step, ((u, r), buffers), (at.rates, at.shrink, at.shares))
     last = seen(*end, outputs(*end) - start)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), path, last)
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), path, last)
+    return joined if ntk else joined._replace(ntk=tangent_kernel(kind, at, *end, weights)[None])
 
 
 @functools.partial(jax.jit, static_argnames=("kind",))
