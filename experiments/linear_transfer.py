@@ -32,6 +32,7 @@ from widelimit.compare import Summary, finite_proportional
 from widelimit.training import Progress, Results, main, open_results
 
 CHUNK = 8  # networks between two writes
+DIVERGED = 1e6  # a final loss beyond it (it starts below 2) counts as diverged, in networks as in theory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +161,10 @@ def _row(losses: np.ndarray, count: int) -> dict[str, Any]:
     """Final losses of one network by parametrization, at every rate; None where it diverged."""
     both = losses.reshape(len(PARAMETRIZATIONS), count)
     kept = {
-        name: [float(loss) if np.isfinite(loss) else None for loss in each]
+        name: [float(loss) if loss < DIVERGED else None for loss in each]
         for name, each in zip(PARAMETRIZATIONS, both, strict=True)
     }
-    return {**kept, "diverged": int((~np.isfinite(losses)).sum())}
+    return {**kept, "diverged": int((~(losses < DIVERGED)).sum())}
 
 
 if __name__ == "__main__":
