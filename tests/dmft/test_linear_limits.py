@@ -23,7 +23,7 @@ def solve(**settings):
 
 
 def test_only_linear_networks_are_taken():
-    """Another activation is refused with the solvers that take it; the identity may be given as a function."""
+    """Another activation is refused with the solvers that take it; the identity may come as a function."""
     with pytest.raises(
         ValueError, match="activation=\"identity\"; got 'tanh'. Use dmft.two_layer or dmft.mlp"
     ):
