@@ -10,6 +10,8 @@ from scipy import linalg
 
 from tests.kernels.dynamics.problems import difference, linear
 from widelimit.kernels.dynamics import gradient_descent, gradient_flow, largest_rate
+from widelimit.kernels.dynamics.factors import descent_factors
+from widelimit.kernels.dynamics.problem import Spectrum
 
 MOMENTA = [(0.0, False), (0.9, False), (0.9, True), (0.3, False)]
 
@@ -185,3 +187,12 @@ def test_only_kernel_times_time_matters(exponent, seed):
         gradient_descent(scale * model.kernel(), model.targets, rate / scale, [1, 50], **scaled).test,
         gradient_descent(model.kernel(), model.targets, rate, [1, 50], **given).test,
     )
+
+
+@pytest.mark.parametrize("steps, learned", [(5, True), (20, False), (200, False)])
+def test_rounding_is_forgotten_by_the_time_that_momentum_makes_of_the_steps(steps, learned):
+    """A step takes the time rate/(1 - momentum): rounding is learned until then, and not after."""
+    modes = Spectrum(np.array([1e-3, 1.0]), np.eye(2), floor=1e-2)
+    left, dual = descent_factors(modes, 1, 1.0, np.array([steps]), 0.9, False)
+    assert (left[0, 0] < 1.0 and dual[0, 0] > 0.0) == learned
+    close(dual, (1 - left) / modes.values)
