@@ -17,8 +17,9 @@ from widelimit.dmft.causal.state import start
 from widelimit.dmft.problem import Problem
 from widelimit.kernels.empirical.budget import parse_bytes, show_bytes, tree_bytes
 
-GROWTH = 1.6  # of windows: fewer programs against work on rows that are still empty
+GROWTHS = (1.6, 2.5, 5.0, math.inf)  # of windows: programs to compile against work on rows still empty
 LEAST = 16  # times of the smallest window
+NOMINAL = 5e10  # operations a second by which windows are chosen: the same on every machine
 COMPILE = (0.6, 0.9)  # seconds to compile a window's program on one core: a constant, and for each layer
 STEP = 1.2e-3  # seconds of a step and layer that are no products
 SLOWER = 1.6  # than the products alone: what is copied and entrywise
@@ -88,14 +89,9 @@ def make(s: Settings, memory: str | int | None) -> Plan:
     """The plan for checked settings: the fastest windows that fit."""
     limit = available() if memory is None else parse_bytes(memory)
     times = s.steps + 1
-    tried = []
-    for growth in (GROWTH, 4.0, math.inf):
-        ends = windows(times, growth)
-        parts = _bytes(s, ends)
-        tried.append((ends, parts))
-        if limit is None or sum(parts.values()) <= limit:
-            break
-    ends, parts = tried[-1]
+    choices = [(ends, _bytes(s, ends)) for ends in (windows(times, growth) for growth in GROWTHS)]
+    fitting = [choice for choice in choices if limit is None or sum(choice[1].values()) <= limit]
+    ends, parts = min(fitting or choices[-1:], key=lambda choice: _seconds(s, choice[0], NOMINAL))
     size = sum(parts.values())
     if limit is not None and size > limit:
         fixed = size - parts["fields"] - parts["noise"]
@@ -106,22 +102,19 @@ def make(s: Settings, memory: str | int | None) -> Plan:
             f"{s.samples} samples at {times} times of {s.points} points in {s.depth} layers need "
             f"{show_bytes(size)} ({shown}), and memory is {show_bytes(limit)}: {advice}, or give more memory."
         )
-    work = sum(window_flops(s, end) * (end - begin) for begin, end in zip((0, *ends), ends, strict=False))
-    each = SLOWER * work / speed() + STEP * s.depth * times
-    compiling = len(ends) * (COMPILE[0] + COMPILE[1] * s.depth)
     return Plan(
-        seconds=compiling + s.replicas * each,
+        seconds=_seconds(s, ends, speed()),
         bytes=size,
         parts=parts,
         windows=tuple(ends),
-        flops=s.replicas * work,
+        flops=s.replicas * _flops(s, ends),
         samples=s.samples,
         replicas=s.replicas,
         response=s.response,
     )
 
 
-def windows(times: int, growth: float = GROWTH) -> list[int]:
+def windows(times: int, growth: float) -> list[int]:
     """Returns the ends of the windows: each program works on arrays of this many times.
 
     Args:
@@ -132,6 +125,17 @@ def windows(times: int, growth: float = GROWTH) -> list[int]:
     while ends[0] > LEAST * growth:
         ends.insert(0, round(ends[0] / growth))
     return ends
+
+
+def _flops(s: Settings, ends: list[int]) -> float:
+    """Operations of one replica."""
+    return sum(window_flops(s, end) * (end - begin) for begin, end in zip([0, *ends], ends, strict=False))
+
+
+def _seconds(s: Settings, ends: list[int], speed: float) -> float:
+    """Seconds of all replicas, with compilation."""
+    each = SLOWER * _flops(s, ends) / speed + STEP * s.depth * (s.steps + 1)
+    return len(ends) * (COMPILE[0] + COMPILE[1] * s.depth) + s.replicas * each
 
 
 def window_flops(s: Settings, window: int) -> float:
