@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from widelimit.compare import finite_proportional
-from widelimit.dmft import Diverged, Problem, ProportionalProblem, linear, proportional
-from widelimit.models import MLP, rules
+from widelimit.dmft import Diverged, Problem, ProportionalProblem, ResidualProblem, linear, proportional
+from widelimit.models import MLP, ResidualMLP, rules
 
 INF = math.inf
 
@@ -88,6 +88,30 @@ def test_the_limit_of_width_alone_is_the_deep_linear_solver(depth):
     np.testing.assert_allclose(found.features.values, features, atol=1e-10)
 
 
+@pytest.mark.parametrize("depth", [1, 3, 5])
+def test_residual_branches_in_the_limit_of_width_alone(depth):
+    """The same for a residual network with branches scaled 1/sqrt(depth): losses, H and G of the stream."""
+    rate, g, steps = np.linspace(0.02, 0.08, 20), 1.3, 20
+    settings = {"steps": steps, "depth": depth}
+    found = solve(nu=INF, g=g, eta0=rate, branch_scale=depth**-0.5, **settings)
+    one = {"targets": [1.0], "kernel": [[1.0]], "activation": "identity", "gamma0": g}
+    reference = linear(ResidualProblem(learning_rate=rate, **one, **settings))
+    error = 1.0 - reference.train.values[:, 0]
+    np.testing.assert_allclose(found.loss.values, error**2, atol=1e-12)
+    np.testing.assert_allclose(found.gradients.values, np.squeeze(reference.gradients.values), atol=1e-12)
+    features = reference.features.values[:, :, 0, :, 0] * np.outer(error, error)
+    np.testing.assert_allclose(found.features.values, features, atol=1e-12)
+    assert found.features.first_layer == found.gradients.first_layer == 0
+
+
+def test_a_branch_that_adds_nothing_leaves_one_hidden_layer():
+    """branch_scale -> 0: the network of one hidden layer, with a correction of second order."""
+    settings = {"nu": 0.7, "g": 1.4, "steps": 15, "eta0": 0.05, "batch": 2.0}
+    plain = losses(**settings)
+    gaps = [np.abs(losses(**settings, depth=3, branch_scale=scale) - plain)[-1] for scale in (1e-2, 1e-3)]
+    np.testing.assert_allclose(gaps[0] / gaps[1], 100.0, rtol=1e-2)
+
+
 def test_finite_width_is_a_correction_of_first_order():
     """loss(nu) - loss(infinity) falls like 1 / nu."""
     settings = {"depth": 2, "steps": 15, "eta0": 0.05}
@@ -105,7 +129,7 @@ def test_the_ntk_parametrization_becomes_lazy(batch):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-SAMPLINGS = [{}, {"data": 1.5}, {"batch": 2.0}]
+SAMPLINGS = [{}, {"data": 1.5}, {"batch": 2.0}, {"data": 1.5, "branch_scale": 0.7}]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -131,7 +155,7 @@ def test_kernels_are_covariances(sampling):
         values = np.linalg.eigvalsh(kernel)
         assert values[0] > -1e-12 * values[-1]
     for response in (found.error_response.values, *found.feature_response.values):
-        assert not np.triu(response, 1).any()
+        assert np.abs(np.triu(response, 1)).max() == 0
     assert not np.triu(found.gradient_response.values).any()
 
 
@@ -191,6 +215,7 @@ def test_a_rate_beyond_stability_is_said(rate, first, last):
         ({"eta0": -0.1}, "eta0 must be positive"),
         ({"eta0": [0.1, 0.2]}, "one for each of 5 steps"),
         ({"data": 1.0, "batch": 1.0}, "not both"),
+        ({"branch_scale": 0.0}, "branch_scale must be None or a positive number"),
     ],
 )
 def test_what_cannot_be_solved_is_refused(wrong, message):
@@ -209,7 +234,9 @@ def test_a_network_needs_whole_counts():
         ProportionalProblem(nu=INF, steps=1, eta0=0.1).network(5)
 
 
-@pytest.mark.parametrize("sampling", [{}, {"data": 0.5}, {"batch": 1.5}])
+@pytest.mark.parametrize(
+    "sampling", [{}, {"data": 0.5}, {"batch": 1.5}, {"branch_scale": 0.6}], ids=lambda s: next(iter(s), "all")
+)
 def test_the_trained_network_is_the_model_of_the_problem(sampling):
     """Gradients by JAX of the problem's own model, at its own rates, give the same losses to 1e-12."""
     size, depth, seed = 6, 3, 3
@@ -217,12 +244,12 @@ def test_the_trained_network_is_the_model_of_the_problem(sampling):
     found = finite_proportional([problem], size=size, seeds=[seed])
     width, data, batch = problem.counts(size)
     rng = np.random.default_rng(seed)
-    shapes = [(width, size), *[(width, width)] * (depth - 1), (width, 1)]
+    shapes = [(width, size), *[(width, width)] * (problem.layers - 1), (width, 1)]
     weights = [rng.standard_normal(shape) for shape in shapes]
     weights = [*[weight.T for weight in weights[:-1]], weights[-1]]
     fixed = rng.standard_normal((data, size)) if data else math.sqrt(size) * np.eye(size)
     config = problem.network(size)
-    rule, model = rules(config, "sgd"), MLP(config)
+    rule, model = rules(config, "sgd"), (ResidualMLP if "branch_scale" in sampling else MLP)(config)
     with jax.enable_x64(True):
 
         def loss(params, x):
@@ -264,6 +291,8 @@ CELLS = (
     {"nu": 1.0, "depth": 1, "eta0": 0.05, "data": 0.5},
     {"nu": 1.0, "depth": 3, "eta0": 0.03, "g": 0.7, "batch": 1.0},
     {"nu": 0.5, "depth": 1, "eta0": 0.15, "batch": 0.5},
+    {"nu": 1.0, "depth": 2, "eta0": 0.05, "branch_scale": 0.7},
+    {"nu": 2.0, "depth": 3, "eta0": 0.04, "branch_scale": 0.5, "g": 0.8, "batch": 2.0},
 )
 
 
@@ -298,6 +327,8 @@ def test_the_comparison_would_see_a_wrong_theory():
     settings = CELLS[5]
     assert np.abs(z_scores(settings, 80, 250, other=settings | {"batch": INF})).max() > 8
     assert np.abs(z_scores(settings, 80, 250, other=settings | {"nu": 1.5})).max() > 8
+    residual = CELLS[6]
+    assert np.abs(z_scores(residual, 80, 250, other=residual | {"branch_scale": 0.35})).max() > 8
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def finite_proportional(
         (2, 3, 6)
     """
     first = problems[0]
-    shared = ("nu", "depth", "steps", "data", "batch")
+    shared = ("nu", "depth", "steps", "data", "batch", "branch_scale")
     for other in problems:
         wrong = [name for name in shared if getattr(other, name) != getattr(first, name)]
         if wrong:
@@ -68,7 +68,7 @@ class _Networks:
         self.problem, self.size = problems[0], size
         self.width, self.data, self.batch = self.problem.counts(size)
         rng = np.random.default_rng(seed)
-        shapes = [(self.width, size)] + [(self.width, self.width)] * (self.problem.depth - 1)
+        shapes = [(self.width, size)] + [(self.width, self.width)] * (self.problem.layers - 1)
         # Layer l takes its input with 1 / sqrt(fan_in), and gives its gradient back with 1 / sqrt(width).
         self.weights = [rng.standard_normal(shape) for shape in shapes]
         self.readout = rng.standard_normal((self.width, 1))
@@ -77,9 +77,10 @@ class _Networks:
         self.g = np.array([problem.g for problem in problems])
         self.eta = np.stack([problem.rates for problem in problems], axis=1)  # [steps, problems]
         shape = (len(problems),)
-        steps, depth = self.problem.steps, self.problem.depth
+        steps, scale = self.problem.steps, self.problem.branch_scale
         self.seen = np.zeros((steps, size, *shape))
-        self.h, self.back = np.zeros((2, depth, steps, self.width, *shape))
+        self.h, self.back = np.zeros((2, self.problem.layers, steps, self.width, *shape))
+        self.skip, self.scale = (0.0, 1.0) if scale is None else (1.0, scale)  # between hidden layers
 
     def train(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns both losses, [problems, steps + 1]."""
@@ -92,7 +93,7 @@ class _Networks:
                 losses[0, :, t] = (v**2).mean(axis=0)
                 if t < self.problem.steps:
                     self.seen[t] = seen
-                    self.back[:, t], self.h[:, t] = back, self._forward(t, seen, back)
+                    self.back[:, t], self.h[:, t] = back, self._forward(t, seen)
         return losses[0], losses[1]
 
     def _backward(self, t: int) -> list[np.ndarray]:
@@ -100,10 +101,10 @@ class _Networks:
         drive = self.g * self.eta[:t]
         field = self.readout + np.einsum("sb,snb->nb", drive, self.h[-1, :t])
         fields = [field]
-        for layer in reversed(range(1, self.problem.depth)):
-            field = self.weights[layer].T @ field / math.sqrt(self.width) + self._memory(
-                self.h[layer - 1, :t], drive, self.back[layer, :t], field
-            )
+        for layer in reversed(range(1, len(self.weights))):
+            learned = self._memory(self.h[layer - 1, :t], self.scale * drive, self.back[layer, :t], field)
+            branch = self.weights[layer].T @ field / math.sqrt(self.width) + learned
+            field = self.skip * field + self.scale * branch
             fields.insert(0, field)
         return fields
 
@@ -124,15 +125,16 @@ class _Networks:
         seen = x.T @ errors * (math.sqrt(self.size) / len(x))
         return seen, square if self.data else (v**2).mean(axis=0)
 
-    def _forward(self, t: int, seen: np.ndarray, back: list[np.ndarray]) -> np.ndarray:
+    def _forward(self, t: int, seen: np.ndarray) -> np.ndarray:
         """h^1 .. h^L, of what the gradient sees."""
-        drive, fields = self.g * self.eta[:t], np.empty((self.problem.depth, self.width, len(self.g)))
-        field, past = seen, self.seen[:t]
-        for layer, weight in enumerate(self.weights):
-            field = weight @ field / math.sqrt(len(field)) + self._memory(
-                self.back[layer, :t], drive, past, field
-            )
-            fields[layer], past = field, self.h[layer, :t]
+        drive = self.g * self.eta[:t]
+        learned = self._memory(self.back[0, :t], drive, self.seen[:t], seen)
+        fields = np.empty((len(self.weights), self.width, len(self.g)))
+        fields[0] = field = self.weights[0] @ seen / math.sqrt(self.size) + learned
+        for layer in range(1, len(self.weights)):
+            learned = self._memory(self.back[layer, :t], self.scale * drive, self.h[layer - 1, :t], field)
+            branch = self.weights[layer] @ field / math.sqrt(self.width) + learned
+            fields[layer] = field = self.skip * field + self.scale * branch
         return fields
 
     @staticmethod

@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike
 
 from widelimit.dmft.checks import check_loss
 from widelimit.dmft.labelled import Labelled
+from widelimit.dmft.proportional_residual import ResidualSteps
+from widelimit.dmft.proportional_steps import Steps
 from widelimit.kernels.matrices import as_float64
-from widelimit.models import MLPConfig
+from widelimit.models import MLPConfig, ResidualMLPConfig
 from widelimit.scaling import dmft
 
 
@@ -38,6 +40,9 @@ class ProportionalProblem:
         g: feature-learning strength, ``gamma0 sqrt(D)``.
         data: P / D of a fixed training set; ``math.inf`` is the population.
         batch: B / D of fresh samples at every step (one pass); ``math.inf`` is the population.
+        branch_scale: None is a network without skips; a number b makes it residual, with ``h^0 = W^0 x /
+            sqrt(D)``, L branches ``h^{l+1} = h^l + b W^l h^l / sqrt(N)`` and a readout of h^L. For a limit of
+            infinite depth take b of order ``depth**-0.5``.
 
     Raises:
         ValueError: if a number is out of range, or both data and batch are finite.
@@ -59,6 +64,7 @@ class ProportionalProblem:
     g: float = 1.0
     data: float = math.inf
     batch: float = math.inf
+    branch_scale: float | None = None
 
     def __post_init__(self) -> None:
         """Checks everything once, and turns the rate into a float64 array."""
@@ -72,6 +78,8 @@ class ProportionalProblem:
                 )
         if not (math.isfinite(self.g) and self.g > 0):
             raise ValueError(f"g must be a positive, finite number; got {self.g!r}.")
+        if self.branch_scale is not None and not 0 < self.branch_scale < math.inf:
+            raise ValueError(f"branch_scale must be None or a positive number; got {self.branch_scale!r}.")
         if math.isfinite(self.data) and math.isfinite(self.batch):
             raise ValueError(
                 f"Give data (a fixed training set) or batch (fresh samples at every step), not both; got "
@@ -88,6 +96,11 @@ class ProportionalProblem:
     def rates(self) -> np.ndarray:
         """The rate of every step, [T]."""
         return np.broadcast_to(np.asarray(self.eta0), (self.steps,))
+
+    @property
+    def layers(self) -> int:
+        """How many hidden fields h there are: L, or L + 1 of a residual network."""
+        return self.depth + (self.branch_scale is not None)
 
     def counts(self, size: int) -> tuple[int, int, int]:
         """Returns N, P and B of the finite network of dimension D = size; 0 stands for the population.
@@ -106,23 +119,26 @@ class ProportionalProblem:
             found.append(round(count))
         return found[0], found[1], found[2]
 
-    def network(self, size: int) -> MLPConfig:
+    def network(self, size: int) -> MLPConfig | ResidualMLPConfig:
         """Returns the config of the finite network of dimension D = size.
 
         Args:
             size: D.
         """
         width = self.counts(size)[0]
-        return MLPConfig(
-            inputs=size,
-            outputs=1,
-            width=width,
-            base_width=width,
-            parametrization=dmft(gamma0=self.g / math.sqrt(size)),
-            depth=self.depth,
-            activation="identity",
-            bias=False,
-        )
+        settings: dict[str, Any] = {
+            "inputs": size,
+            "outputs": 1,
+            "width": width,
+            "base_width": width,
+            "parametrization": dmft(gamma0=self.g / math.sqrt(size)),
+            "depth": self.depth,
+            "activation": "identity",
+            "bias": False,
+        }
+        if self.branch_scale is None:
+            return MLPConfig(**settings)
+        return ResidualMLPConfig(**settings, branch_scale=self.branch_scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +153,7 @@ class Proportional:
         train_loss: of the fixed training set; where there is none, the loss again.
         errors: ``C_v = <v(t) v(s)>``, axes (time, time').
         features: ``H^l = <h^l h^l>`` of the hidden fields that v (what a batch sees of it) drives, layers
-            1..L, axes (layer, time, time').
+            1..L (of a residual network 0..L), axes (layer, time, time').
         gradients: ``G^l = <g^l g^l>``, alike.
         error_response: ``R_v = dv / dr^0``, axes (time, time').
         feature_response: ``R_h^l = dh^l / dr^l``, axes (layer, time, time').
@@ -193,101 +209,29 @@ def proportional(problem: ProportionalProblem) -> Proportional:
         arXiv 2502.02531; the equations above are derived for discrete steps, and checked against networks.
     """
     started = time.monotonic()
-    state = _State(problem)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is a divergence, and said below
-        for t in range(problem.steps + 1):
-            state.backward(t)
-            state.error(t)
-            state.forward(t)
-            for loss in (state.cov_v, state.cov_q):
+    steps = Steps(problem) if problem.branch_scale is None else ResidualSteps(problem)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is a divergence, and said here
+        for t in steps.run():
+            for loss in (steps.cov_v, steps.cov_q):
                 check_loss(t, float(loss[t, t]), float(loss[0, 0]))
-    return state.solution(time.monotonic() - started)
+    return _solution(problem, steps, time.monotonic() - started)
 
 
-class _State:
-    """All matrices, known up to the time that was solved; a row of each is added at every step."""
-
-    def __init__(self, problem: ProportionalProblem) -> None:
-        """Zeros: what is not known yet never enters."""
-        self.problem = problem
-        n, layers = problem.steps + 1, problem.depth
-        self.eta = np.append(problem.rates, 0.0)  # the last time drives nothing
-        self.inverse_nu, self.inverse_data = 1 / problem.nu, 1 / problem.data
-        self.c, self.d, self.x, self.y, self.h, self.g, self.r_h, self.r_g = np.zeros((8, layers, n, n))
-        self.e, self.m, self.me, self.q, self.s, self.r_q = np.zeros((6, n, n))
-        self.cov_v, self.cov_q, self.seen, self.noise = np.zeros((4, n, n))
-        self.ones, self.none = np.ones((n, n)), np.zeros((n, n))
-
-    def backward(self, t: int) -> None:
-        """g^L .. g^1 at time t, which need fields up to the time before."""
-        for layer in reversed(range(self.problem.depth)):
-            last = layer == self.problem.depth - 1
-            above, response = (self.ones, self.none) if last else (self.g[layer + 1], self.r_g[layer + 1])
-            below = self.h[layer - 1] if layer else self.seen
-            d, y, r_g = self.d[layer], self.y[layer], self.r_g[layer]
-            d[t, :t] = response[t, :t] + self.problem.g * self.eta[:t] * above[t, :t]
-            y[t, :t] = d[t, :t] @ self.r_h[layer, :t, :t]
-            y[t, t] = 1.0
-            r_g[t, :t] = d[t, :t] @ self.x[layer, :t, :t]
-            _extend(self.g[layer], t, (y, above), (r_g, below))
-
-    def error(self, t: int) -> None:
-        """The error v at time t, and what the gradient sees of it."""
-        problem, now = self.problem, slice(None, t + 1)
-        self.e[t, :t] = self.eta[:t] * self.g[0, t, :t] + self.r_g[0, t, :t] / problem.g
-        self.m[t, :t] = -self.e[t, :t] @ self.q[:t, :t]
-        self.m[t, t] = 1.0
-        self.me[t, :t] = self.m[t, now] @ self.e[now, :t]
-        start = self.ones + self.g[0] * self.inverse_nu / problem.g**2
-        _extend(self.cov_v, t, (self.m, start), (self.me, self.noise))
-        self.r_q[t, :t] = -self.inverse_data * (self.me[t, :t] @ self.r_q[:t, :t])
-        self.r_q[t, t] = 1.0
-        self.q[t, now] = self.r_q[t, now] @ self.m[now, now]
-        self.s[t, :t] = -self.r_q[t, now] @ self.me[now, :t]
-        self.s[t, t] = 1.0
-        _extend(self.cov_q, t, (self.r_q, self.cov_v))
-        if math.isfinite(problem.data):
-            self.noise[t, now] = self.noise[now, t] = self.cov_q[t, now] * self.inverse_data
-        self.noise[t, t] += self.cov_v[t, t] / problem.batch
-        _extend(self.seen, t, (self.q, start), (self.s, self.noise))
-
-    def forward(self, t: int) -> None:
-        """h^1 .. h^L at time t."""
-        problem, now = self.problem, slice(None, t + 1)
-        for layer in range(problem.depth):
-            below = self.h[layer - 1] if layer else self.seen
-            above = self.g[layer + 1] if layer + 1 < problem.depth else self.ones
-            c, x, r_h = self.c[layer], self.x[layer], self.r_h[layer]
-            c[t, now] = (
-                self.r_h[layer - 1, t, now] if layer else -self.q[t, now] * self.inverse_nu / problem.g
-            )
-            c[t, :t] += problem.g * self.eta[:t] * below[t, :t]
-            x[t, now] = c[t, now] @ self.r_g[layer, now, now]
-            x[t, t] += 1.0
-            r_h[t, now] = c[t, now] @ self.y[layer, now, now]
-            _extend(self.h[layer], t, (x, below), (r_h, above))
-
-    def solution(self, seconds: float) -> Proportional:
-        """Everything under its name."""
-        matrix, layers = ("time", "time'"), ("layer", "time", "time'")
-        root = math.sqrt(self.inverse_nu) / self.problem.g
-        size = sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
-        return Proportional(
-            problem=self.problem,
-            loss=Labelled(self.cov_v.diagonal().copy(), ("time",)),
-            train_loss=Labelled(self.cov_q.diagonal().copy(), ("time",)),
-            errors=Labelled(self.cov_v, matrix),
-            features=Labelled(self.h, layers),
-            gradients=Labelled(self.g, layers),
-            error_response=Labelled(-root * self.m, matrix),
-            feature_response=Labelled(self.r_h, layers),
-            gradient_response=Labelled(self.r_g, layers),
-            diagnostics={"seconds": seconds, "bytes": size},
-        )
-
-
-def _extend(covariance: np.ndarray, t: int, *parts: tuple[np.ndarray, np.ndarray]) -> None:
-    """Adds row and column t of ``sum_i A_i K_i A_i^T``, A_i lower triangular, to a covariance."""
-    now = slice(None, t + 1)
-    row = sum((a[t, now] @ k[now, now]) @ a[now, now].T for a, k in parts)
-    covariance[t, now] = covariance[now, t] = row
+def _solution(problem: ProportionalProblem, steps: Steps, seconds: float) -> Proportional:
+    """Everything under its name."""
+    matrix, layers = ("time", "time'"), ("layer", "time", "time'")
+    first = 1 if problem.branch_scale is None else 0
+    root = math.sqrt(1 / problem.nu) / problem.g
+    size = sum(value.nbytes for value in vars(steps).values() if isinstance(value, np.ndarray))
+    return Proportional(
+        problem=problem,
+        loss=Labelled(steps.cov_v.diagonal().copy(), ("time",)),
+        train_loss=Labelled(steps.cov_q.diagonal().copy(), ("time",)),
+        errors=Labelled(steps.cov_v, matrix),
+        features=Labelled(steps.h, layers, first_layer=first),
+        gradients=Labelled(steps.g, layers, first_layer=first),
+        error_response=Labelled(-root * steps.m, matrix),
+        feature_response=Labelled(steps.r_h, layers, first_layer=first),
+        gradient_response=Labelled(steps.r_g, layers, first_layer=first),
+        diagnostics={"seconds": seconds, "bytes": size},
+    )
