@@ -43,11 +43,11 @@ PROBLEMS: dict[str, Problem] = {
     "erf, L=2": Problem(activation="erf", depth=2, learning_rate=0.3, gamma0=2.0, **_data(2)),
     "erf, L=4": Problem(activation="erf", depth=4, learning_rate=0.3, gamma0=1.0, **_data(3)),
     "relu, L=1": Problem(activation="relu", depth=1, learning_rate=0.4, gamma0=1.5, **_data(4)),
-    "relu, L=2": Problem(activation="relu", depth=2, learning_rate=0.4, gamma0=1.0, **_data(5)),
-    "relu, L=3": Problem(activation="relu", depth=3, learning_rate=0.4, gamma0=1.0, **_data(6)),
+    "relu, L=2": Problem(activation="relu", depth=2, learning_rate=0.15, gamma0=1.0, **_data(5)),
+    "relu, L=3": Problem(activation="relu", depth=3, learning_rate=0.1, gamma0=1.0, **_data(6)),
     "gelu, L=1": Problem(activation="gelu", depth=1, learning_rate=0.4, gamma0=1.0, **_data(7)),
-    "gelu, L=2": Problem(activation="gelu", depth=2, learning_rate=0.5, gamma0=1.5, **_data(8)),
-    "gelu, L=4": Problem(activation="gelu", depth=4, learning_rate=0.6, gamma0=1.0, **_data(9)),
+    "gelu, L=2": Problem(activation="gelu", depth=2, learning_rate=0.25, gamma0=1.5, **_data(8)),
+    "gelu, L=4": Problem(activation="gelu", depth=4, learning_rate=0.2, gamma0=1.0, **_data(9)),
     "own, L=1": Problem(activation=own_activation, depth=1, learning_rate=0.1, gamma0=1.0, **_data(10)),
     "own, L=3": Problem(activation=own_activation, depth=3, learning_rate=0.1, gamma0=1.0, **_data(11)),
     "linear, L=3": Problem(activation="identity", depth=3, learning_rate=0.1, gamma0=1.0, **_data(12)),
@@ -94,7 +94,7 @@ PROBLEMS: dict[str, Problem] = {
         **{**_data(21, 3), "targets": _ONE_HOT},
     ),
     "own loss": Problem(
-        activation="relu", depth=2, learning_rate=0.5, gamma0=1.0, loss=own_loss, **_data(22)
+        activation="relu", depth=2, learning_rate=0.3, gamma0=1.0, loss=own_loss, **_data(22)
     ),
     "residual tanh, 1/sqrt L": ResidualProblem(
         activation="tanh", depth=3, learning_rate=0.2, gamma0=1.5, **_data(23)
