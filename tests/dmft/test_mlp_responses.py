@@ -10,7 +10,7 @@ import pytest
 from widelimit import dmft
 from widelimit.dmft.causal.collect import arrays
 from widelimit.dmft.causal.noise import draw
-from widelimit.dmft.causal.plan import make
+from widelimit.dmft.causal.planner import make
 from widelimit.dmft.causal.replica import Runner
 from widelimit.dmft.causal.settings import DEFAULTS, settings
 

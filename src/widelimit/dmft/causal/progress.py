@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from widelimit.dmft.causal.plan import Plan
+from widelimit.dmft.causal.planner import Plan
 
 
 class Bar:

@@ -12,7 +12,7 @@ from widelimit.dmft.causal.collect import Arrays, Moments, arrays, effective_ran
 from widelimit.dmft.causal.control import corrected
 from widelimit.dmft.causal.guard import check
 from widelimit.dmft.causal.noise import draw
-from widelimit.dmft.causal.plan import Plan, make
+from widelimit.dmft.causal.planner import Plan, make
 from widelimit.dmft.causal.progress import Bar
 from widelimit.dmft.causal.replica import Runner
 from widelimit.dmft.causal.settings import DEFAULTS, Settings, settings
