@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 Side = Literal["forward", "backward"]
+_SPARE = 1.25
 
 
 class Noise(Protocol):
@@ -22,9 +23,9 @@ class Noise(Protocol):
 class GaussianNoise:
     """Pairs that differ by the sign of all backward noise, with second moments as exact as the draws allow.
 
-    Every block is orthogonal to the earlier ones of its side and layer, and to those of time 0 of all layers,
-    as long as the draws are at least four times as many as what is to be orthogonal. Times come in order and
-    see no later one, so a longer run begins with a shorter run's numbers.
+    Every block is orthogonal to the earlier ones of its side and layer, and to those of time 0 of all layers;
+    to fewer, or none, where there would be less than 1.25 pairs for each number that is to be orthogonal.
+    Times come in order and see no later one, so a longer run begins with a shorter run's numbers.
 
     Args:
         key: whole numbers that name the stream.
@@ -37,6 +38,7 @@ class GaussianNoise:
         self.size = samples
         self._key, self._half, self._merge = tuple(key), samples // 2, merge
         self._start: dict[Side, np.ndarray] = {}
+        self._first: dict[tuple[Side, int], np.ndarray] = {}
         self._layer: dict[tuple[Side, int], np.ndarray] = {}
 
     def block(self, side: Side, layer: int, time: int, rows: int) -> np.ndarray:
@@ -55,19 +57,24 @@ class GaussianNoise:
 
     def _whitened(self, side: Side, layer: int, time: int, raw: np.ndarray) -> np.ndarray:
         """Orthonormal to what came before, where there are draws enough."""
-        empty = np.zeros((0, self._half))
-        start = self._start.get(side, empty)
-        before = np.concatenate([start, self._layer.get((side, layer), empty)])
-        if 4 * (len(before) + len(raw)) > self._half:
+        none = np.zeros((0, self._half))
+        own, start = self._layer.get((side, layer), none), self._start.get(side, none)
+        first = self._first.get((side, layer), none)  # the layer's part of start
+        everything = np.concatenate([start, own])
+        for before in (everything, np.concatenate([first, own])):
+            if _SPARE * (len(before) + len(raw)) <= self._half:
+                break
+        else:
             return raw
         raw = raw - raw.mean(axis=1, keepdims=True)
         for _ in range(2):  # once more for what rounding left
             raw = raw - (raw @ before.T / self._half) @ before
         block = np.linalg.solve(np.linalg.cholesky(raw @ raw.T / self._half), raw)
-        if time == 0:
+        if time == 0 and before is everything:
             self._start[side] = np.concatenate([start, block])
+            self._first[side, layer] = block
         else:
-            self._layer[side, layer] = np.concatenate([self._layer.get((side, layer), empty), block])
+            self._layer[side, layer] = np.concatenate([own, block])
         return block
 
 
