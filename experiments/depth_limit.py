@@ -46,7 +46,7 @@ class Config:
         branch_scale: b.
         branch_exponent: alpha, 1/2 or 1.
         widths: N of the networks, increasing.
-        depths: L of the networks, increasing.
+        depths: L of the networks, each twice the one before.
         limit_depths: L from which infinite depth is extrapolated; each divides the last.
         networks_per_unit: networks per unit of width; their mean's bias needs three at the very least.
         least: no fewer networks than this per cell.
@@ -68,16 +68,18 @@ class Config:
     branch_exponent: float = 0.5
     widths: tuple[int, ...] = (8, 16, 32, 64)
     depths: tuple[int, ...] = (2, 4, 8, 16)
-    limit_depths: tuple[int, ...] = (8, 16, 32)
+    limit_depths: tuple[int, ...] = (16, 32)
     networks_per_unit: int = 32
     least: int = 512
     most: int = 4096
-    sites: int = 1000
+    sites: int = 2000
     repeats: int = 8
     exact_depths: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
 
     def __post_init__(self) -> None:
         """Says what cannot be run, before anything is."""
+        if any(2 * one != other for one, other in zip(self.depths, self.depths[1:], strict=False)):
+            raise ValueError(f"depths must double from one to the next; got {self.depths}.")
         for name, least in (("widths", 3), ("depths", 3), ("exact_depths", 3)):
             values = getattr(self, name)
             if len(values) < least or values[0] < 1 or list(values) != sorted({*values}):
@@ -120,13 +122,13 @@ class Config:
 PRESETS = {
     "smoke": Config(
         "smoke", samples=2, test_samples=1, steps=3, widths=(8, 16, 32), depths=(1, 2, 4),
-        limit_depths=(2, 4, 8), networks_per_unit=8, least=256, sites=400, repeats=4,
+        limit_depths=(4, 8), networks_per_unit=8, least=256, sites=400, repeats=4,
         exact_depths=(4, 8, 16, 32, 64),
     ),
     "default": Config(),
     "full": Config(
         "full", samples=8, test_samples=4, steps=20, widths=(8, 16, 32, 64, 128, 256),
-        depths=(2, 4, 8, 16, 32, 64), limit_depths=(16, 32, 64), networks_per_unit=64, least=2048,
+        depths=(2, 4, 8, 16, 32, 64), limit_depths=(32, 64), networks_per_unit=64, least=2048,
         most=16384, sites=16000, repeats=16,
     ),
 }  # fmt: skip

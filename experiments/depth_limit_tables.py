@@ -76,15 +76,20 @@ class Found:
 
         return jackknife(slope, [*cells, self.limits[depth]])
 
+    def doubled(self, depth: int) -> Estimate:
+        """What doubling this depth does to infinite width: paired, and less noisy than ``missing_depth``."""
+        return _root(jackknife(_length, [self.limits[2 * depth] - self.limits[depth]]))
+
     def depth_law(self) -> Estimate:
-        """The exponent of the depth in ``missing_depth``, with a factor exp(k / L) fitted beside."""
+        """The exponent of the depth in ``doubled``; weights 1/L, as relative errors grow with L."""
         depths = self.config.depths
-        apart = np.stack([self.limits[depth] - self.limits[0] for depth in depths], axis=1)
+        moves = np.stack([self.limits[2 * depth] - self.limits[depth] for depth in depths[:-1]], axis=1)
 
-        def slope(gaps: np.ndarray) -> float:
-            return _slope(depths, [_length(gaps[:, i]) for i in range(len(depths))], correction=True)
+        def slope(draws: np.ndarray) -> float:
+            squares = [_length(draws[:, i]) for i in range(len(depths) - 1)]
+            return _slope(depths[:-1], squares, 1 / np.array(depths[:-1]))
 
-        return jackknife(slope, [apart])
+        return jackknife(slope, [moves])
 
     def gap(self, depth: int) -> Estimate:
         """What leaving out responses does to f, at infinite width."""
@@ -211,9 +216,9 @@ def _single(both: np.ndarray, theory: np.ndarray) -> float:
     return float(np.mean(square - 2 * mean * limit + limit**2)) - _noise(theory)
 
 
-def _slope(sizes: Sequence[int], squares: Sequence[float], correction: bool = False) -> float:
+def _slope(sizes: Sequence[int], squares: Sequence[float], weights: np.ndarray | None = None) -> float:
     """The exponent of root mean squares; NaN where noise made one negative."""
     values = np.array(squares)
     if not (values > 0).all():
         return float("nan")
-    return fit_exponent(sizes, np.sqrt(values), correction=correction).exponent
+    return fit_exponent(sizes, np.sqrt(values), weights=weights).exponent
