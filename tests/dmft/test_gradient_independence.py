@@ -1,4 +1,4 @@
-"""Leaving out the responses (gradient independence, A = B = 0): what is right of it, with which rule for f."""
+"""Leaving out the responses (gradient independence, A = B = 0): what is right of it, by which rule for f."""
 
 from __future__ import annotations
 
