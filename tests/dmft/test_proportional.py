@@ -334,8 +334,8 @@ def test_the_comparison_would_see_a_wrong_theory():
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", CELLS)
 def test_networks_agree_within_their_errors_in_full(settings):
-    """The same at D = 200 with 2000 networks of each size."""
-    assert np.abs(z_scores(settings, 200, 2000)).max() < 4
+    """The same at D = 160 with 1000 networks of each size."""
+    assert np.abs(z_scores(settings, 160, 1000)).max() < 4
 
 
 @pytest.mark.slow
