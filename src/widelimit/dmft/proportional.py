@@ -195,8 +195,8 @@ def proportional(problem: ProportionalProblem) -> Proportional:
         problem: what to solve.
 
     Returns:
-        Losses and order parameters, exact up to a rounding of about 1e-16 of their start, in O(L T^3) time and
-        O(L T^2) memory (L^2 in place of L with residual branches).
+        Losses and order parameters, exact up to a rounding of about 1e-16 of their start. O(L T^3) time and
+        O(L T^2) memory; L^2 in place of L with residual branches.
 
     Raises:
         Diverged: if training does, with the step.
