@@ -41,11 +41,11 @@ def gradient_flow(solve: Callable[[Problem], Solution], problem: Problem, *, lev
         ValueError: for minibatches or too few levels.
 
     Example:
-        >>> from widelimit import dmft
-        >>> problem = dmft.Problem(
+        >>> from widelimit.dmft.two_layer import two_layer
+        >>> problem = Problem(
         ...     targets=[1.0], kernel=[[1.0]], steps=20, learning_rate=0.05, activation="identity"
         ... )
-        >>> flow = gradient_flow(lambda p: dmft.two_layer(p, method="closed"), problem, levels=4)
+        >>> flow = gradient_flow(lambda p: two_layer(p, method="closed"), problem, levels=4)
         >>> exact = one_sample_flow(1.0, [1.0], activation="identity")
         >>> bool(abs(flow.train.values[-1] - exact) < 1e-5)
         True

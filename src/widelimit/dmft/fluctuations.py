@@ -40,11 +40,10 @@ class FiniteWidth:
         diagnostics: numbers by name.
 
     Example:
-        >>> from widelimit import dmft
-        >>> problem = dmft.Problem(
+        >>> problem = Problem(
         ...     targets=[1.0], kernel=[[1.0]], steps=2, learning_rate=0.1, activation="identity"
         ... )
-        >>> dmft.finite_width(problem, method="quadrature").variance.axes
+        >>> finite_width(problem, method="quadrature").variance.axes
         ('time', 'sample')
     """
 
@@ -100,13 +99,12 @@ def finite_width(
         Diverged: if the limit does.
 
     Example:
-        >>> from widelimit import dmft
-        >>> problem = dmft.Problem(
-        ...     targets=[1.0], kernel=[[1.0]], steps=200, learning_rate=0.025, activation="identity"
+        >>> problem = Problem(
+        ...     targets=[1.0], kernel=[[1.0]], steps=400, learning_rate=0.0125, activation="identity"
         ... )
-        >>> raw = dmft.finite_width(problem, method="quadrature", centred=False)
-        >>> print(raw.ntk_variance.values.round(1), raw.ntk_bias.values.round(2))  # 4/s^2, -1/s^3, s^2 = 2
-        [[2.]] [[-0.35]]
+        >>> raw = finite_width(problem, method="quadrature", centred=False)
+        >>> print(raw.ntk_variance.values.round(1), raw.ntk_bias.values.round(1))  # 4/s^2, -1/s^3, s^2 = 2
+        [[2.]] [[-0.4]]
 
     Reference:
         Bordelon & Pehlevan, Dynamics of Finite Width Kernel and Prediction Fluctuations in Mean Field Neural

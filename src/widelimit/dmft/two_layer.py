@@ -81,11 +81,10 @@ def two_layer(
         Diverged: if training blows up.
 
     Example:
-        >>> from widelimit import dmft
-        >>> problem = dmft.Problem(
+        >>> problem = Problem(
         ...     targets=[1.0], kernel=[[1.0]], steps=400, learning_rate=0.01, activation="identity"
         ... )
-        >>> exact = dmft.two_layer(problem, method="closed")
+        >>> exact = two_layer(problem, method="closed")
         >>> print(exact.ntk.values[-1, 0, 0].round(3), 2 * np.sqrt(2).round(3))
         2.825 2.828
 
