@@ -62,14 +62,14 @@ class Config:
     samples: int = 8
     test_samples: int = 4
     depth: int = 3
-    lazy_gamma0: float = 0.2
+    lazy_gamma0: float = 0.1
     rich_gamma0: float = 2.0
     rate: float = 0.2
     steps: int = 40
     widths: tuple[int, ...] = (8, 16, 32, 64, 128)
     seeds_per_unit: int = 64
     most: int = 4096
-    sites: int = 16000
+    sites: int = 8000
     replicas: int = 8
 
     def __post_init__(self) -> None:
@@ -119,6 +119,7 @@ PRESETS = {
 }  # fmt: skip
 
 
+FIELDS = 2000  # sites of DMFT of which fields are kept, for densities
 # Without responses only the kernel's own dynamics has the right lazy limit: the exact rule would lose what
 # reaches f through them, at any gamma0.
 _NONE: dict[str, Any] = {"response": "none", "output_rule": "ntk_euler"}
@@ -196,7 +197,7 @@ def _solve(config: Config, results: Results, progress: Progress, problem: dmft.P
                 replicas=config.replicas,
                 seed=config.seed,
                 **({} if stage == "dmft" else _NONE),
-                fields=512,
+                fields=FIELDS,
                 directory=place / f"{name}-{stage}-replicas",
             )
             solution.save(file)

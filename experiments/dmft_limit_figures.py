@@ -11,7 +11,7 @@ from widelimit.dmft import Labelled
 from widelimit.figures import limit_story
 from widelimit.training import Results
 
-_NAMES = ("DMFT", "NTK", "DMFT without responses")
+_NAMES = ("DMFT", "NTK", "no responses")
 
 
 def save_all(results: Results, found: Found) -> dict[str, str]:
@@ -91,7 +91,7 @@ def _errors(one: Regime) -> dict[str, Any]:
 
 def _kernel_errors(one: Regime) -> dict[str, Any]:
     """Distances of kernels."""
-    kernels = [quantity for quantity in QUANTITIES if quantity != "predictions"]
+    kernels = ("features", "gradients", "ntk")
     return {
         "lines": {QUANTITIES[quantity]: _line(one, quantity, "mean", -1.0) for quantity in kernels},
         "floor": max(one.rates[quantity].floor for quantity in kernels),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 REGIMES = ("lazy", "rich")
 QUANTITIES = {
     "predictions": "predictions",
+    "loss": "loss curves",
     "features": "feature kernels",
     "gradients": "gradient kernels",
     "ntk": "tangent kernels",

@@ -108,7 +108,7 @@ def _losses(ax: Any, title: str, panel: Mapping[str, Any]) -> None:
     ax.set_xlabel("step")
     ax.set_ylabel("mean training loss")
     ax.set_ylim(bottom=0)
-    ax.legend(fontsize=7.5, ncols=2, handlelength=1.6, columnspacing=1.0)
+    ax.legend(fontsize=7.5, loc="upper right", handlelength=1.6, labelspacing=0.3, borderaxespad=0.0)
 
 
 def _held_out(ax: Any, panel: Mapping[str, Any]) -> None:
@@ -145,7 +145,7 @@ def _held_out(ax: Any, panel: Mapping[str, Any]) -> None:
     ax.set_ylabel("f (grey bars: label)")
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.45 * (high - low))
-    ax.legend(fontsize=7.5, loc="upper center", ncols=2)
+    ax.legend(fontsize=7.5, loc="upper center", ncols=2, columnspacing=1.0, handletextpad=0.4)
 
 
 def _errors(ax: Any, title: str, panel: Mapping[str, Any]) -> None:
@@ -176,7 +176,14 @@ def _errors(ax: Any, title: str, panel: Mapping[str, Any]) -> None:
     for name, level in panel["levels"].items():
         ax.axhline(level, color=looks[name]["color"], linestyle=looks[name]["linestyle"], linewidth=1.2)
         ax.annotate(
-            name, (max(widths), level), textcoords="offset points", xytext=(0, 2), ha="right", fontsize=7.5
+            name,
+            (1.0, level),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            xytext=(-2, 2),
+            ha="right",
+            fontsize=7.5,
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
         )
     width_axis(ax, sorted(widths))
     every = [np.asarray(line["values"], float) for line in panel["lines"].values()]
@@ -191,10 +198,14 @@ def _errors(ax: Any, title: str, panel: Mapping[str, Any]) -> None:
 
 def _kernel(figure: Any, ax: Any, title: str, networks: Any, limit: Any) -> None:
     """Two kernels in one square: networks above the diagonal, the limit below."""
+    from matplotlib.colors import SymLogNorm
+
     above, below = np.asarray(networks, float), np.asarray(limit, float)
     both = np.where(np.triu(np.ones(above.shape, bool)), above, below)
     bound = max(np.abs(above).max(), np.abs(below).max())
-    image = ax.imshow(both, cmap="RdBu_r", vmin=-bound, vmax=bound)
+    # Linear up to the median, logarithmic beyond: a few entries can be far larger than all others.
+    norm = SymLogNorm(max(float(np.median(np.abs(both))), 1e-3 * bound), vmin=-bound, vmax=bound)
+    image = ax.imshow(both, cmap="RdBu_r", norm=norm)
     size = len(both)
     corner = np.arange(size + 1) - 0.5
     ax.plot(np.repeat(corner, 2)[1:], np.repeat(corner, 2)[:-1], color="k", linewidth=0.8)
@@ -211,7 +222,7 @@ def _densities(ax: Any, panels: Mapping[str, Sequence[Any]]) -> None:
     """Densities of a pre-activation: bars of networks' units, a line for the limit's sites."""
     ax.set_title("pre-activations of the last layer")
     largest = max(np.quantile(np.abs(np.asarray(part)), 0.999) for pair in panels.values() for part in pair)
-    edges = np.linspace(-largest, largest, 61)
+    edges = np.linspace(-largest, largest, 36)
     middles = (edges[1:] + edges[:-1]) / 2
     for (name, (networks, limit)), color in zip(panels.items(), CATEGORIES[:2], strict=False):
         ax.hist(np.ravel(networks), edges, density=True, color=color, alpha=0.35, label=f"networks, {name}")
