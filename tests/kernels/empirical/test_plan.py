@@ -23,11 +23,16 @@ def apply(p, x):
     return jnp.tanh(x @ p["w"] + p["b"][None]) @ p["out"]
 
 
+def curved(p, x):
+    """The same with outputs that are not linear in anything."""
+    return jnp.sin(apply(p, x))
+
+
 def table(positions, samples, form="trace"):
     """The paths of a layer that is applied at every position."""
 
     def mean(p, x):
-        return apply(p, x.reshape(-1, 3)).reshape(*x.shape[:2], 2).mean(1)
+        return jnp.sin(apply(p, x.reshape(-1, 3)).reshape(*x.shape[:2], 2).mean(1))
 
     x = jax.ShapeDtypeStruct((samples, positions, 3), jnp.float32)
     return {path.name: path for path in empirical.plan(mean, PARAMS, x, form=form).leaves()}
@@ -36,10 +41,10 @@ def table(positions, samples, form="trace"):
 def test_the_cost_is_the_formula():
     """2 N^2 (K + O^2 M) for the full form, 2 N^2 (K + O M) for the trace; a merged bias costs nothing."""
     for form, squared in (("full", 4), ("trace", 2), ("diagonal", 2)):
-        paths = {path.name: path for path in empirical.plan(apply, PARAMS, X, form=form).leaves()}
+        paths = {path.name: path for path in empirical.plan(curved, PARAMS, X, form=form).leaves()}
         assert paths["w"].flops == 2 * 16 * (3 + squared * 5)
         assert paths["b"].flops == 0 and paths["b"].kind == "bias"
-    other = empirical.plan(apply, PARAMS, X, X[:3], form="trace").leaves()
+    other = empirical.plan(curved, PARAMS, X, X[:3], form="trace").leaves()
     assert {path.name: path.flops for path in other}["w"] == 2 * 12 * (3 + 2 * 5)
 
 
@@ -49,6 +54,17 @@ def test_the_cheaper_contraction_is_chosen():
     costs = [table(positions, 16)["w"].flops for positions in (128, 256, 512)]
     assert costs[2] - costs[1] == 2 * (costs[1] - costs[0])  # linear
     assert table(1, 16)["w"].flops == 2 * 16**2 * (3 + 2 * 5)
+
+
+def test_bytes_follow_the_dtype():
+    """4 bytes a number in float32 and in half precision, which is accumulated in float32; 8 in float64."""
+    with jax.enable_x64(True):
+        found = {}
+        for dtype in ("float16", "float32", "float64"):
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), (PARAMS, X))  # noqa: B023
+            found[dtype] = [path.bytes for path in empirical.plan(apply, *shapes).leaves()]
+    assert found["float16"] == found["float32"] and found["float32"][-1] > 0
+    assert found["float64"] == [2 * size for size in found["float32"]]
 
 
 def test_describe_prints_every_parameter():

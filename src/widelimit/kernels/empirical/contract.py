@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from widelimit.kernels.empirical.costs import Form, Size, choose
+from widelimit.kernels.empirical.costs import Form, Size, choose, folds
 from widelimit.kernels.empirical.features import Features
 from widelimit.kernels.empirical.pooled import Pooled
 from widelimit.kernels.empirical.products import Side, by_gradient, by_gram, of_gradients
@@ -42,29 +42,29 @@ def contract(
     """
     asked: Form = plan.form if form is None else form
     numbers = [1.0] * len(plan.paths) if rates is None else jax.tree.leaves(rates)
-    size = _measured(features1, features2, asked)
     dtype = jnp.dtype(dtype or kernel_dtype(features1, features2))
+    size = _measured(features1, features2, asked, dtype.itemsize)
     ways = choose(plan.groups, plan.clusters, size)
     parts: dict[int, list[Any]] = {number: [] for number in range(len(plan.paths))}
     where = blocks(size)
+    folded = [folds(group.terms, size.form) for group in plan.groups for _ in group.terms]
     total: list[Any] = []
 
     def side(features: Features) -> list[list[Side]]:
         return [
-            [
-                Side(
-                    _cast(features.factors[f], dtype),
-                    _multiplied(
-                        _cast(features.cotangents[c], dtype),
-                        keep=way == "gradient" and len(group) == 1 and plan.terms[f].pooled,
-                    ),
-                    plan.terms[f].swapped,
-                    plan.terms[f].sizes[2 if plan.terms[f].swapped else 1],
-                )
-                for f, c in group
-            ]
+            [factored(features, f, c, way == "gradient" and len(group) == 1) for f, c in group]
             for group, way in zip(plan.indices, ways, strict=True)
         ]
+
+    def factored(features: Features, f: int, c: int, apart: bool) -> Side:
+        term, weights, cotangent = plan.terms[f], None, _cast(features.cotangents[c], dtype)
+        if folded[f]:
+            both = [_cast(source.cotangents[c], dtype) for source in (features1, features2)]
+            cotangent, weights = cotangent.folded(), both[0].weights(both[1])
+        elif isinstance(cotangent, Pooled) and not (apart and term.pooled):
+            cotangent = cotangent.full()
+        rows = term.sizes[2 if term.swapped else 1]
+        return Side(_cast(features.factors[f], dtype), cotangent, term.swapped, rows, weights)
 
     sides1 = side(features1)
     sides2 = sides1 if features2 is features1 else side(features2)
@@ -102,11 +102,6 @@ def contract(
     return jax.tree.unflatten(plan.treedef, [_whole(part, where, size, dtype) for part in parts.values()])
 
 
-def _multiplied(cotangent: Any, keep: bool) -> Any:
-    """Cotangents as one array, unless their factors are to be kept."""
-    return cotangent.full() if isinstance(cotangent, Pooled) and not keep else cotangent
-
-
 def _cast(factor: Any, dtype: Any) -> Any:
     """Floating-point parts of a factor in another dtype."""
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, factor)
@@ -118,12 +113,12 @@ def kernel_dtype(*features: Features) -> Any:
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
-def _measured(features1: Features, features2: Features, form: Form) -> Size:
+def _measured(features1: Features, features2: Features, form: Form, itemsize: int) -> Size:
     """The size of a kernel, read off its features."""
     first, second = (jax.tree.leaves((f.cotangents, f.gradients)) for f in (features1, features2))
     rows, columns = first[0].shape[0], second[0].shape[0]
     form = "trace" if form == "sum" else form
-    return Size(rows, columns, first[0].shape[1], form, features1 is features2)
+    return Size(rows, columns, first[0].shape[1], form, features1 is features2, itemsize)
 
 
 def _sum(parts: list[Any], others: list[Any]) -> list[Any]:

@@ -22,7 +22,7 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """The size of a kernel: samples on both sides, outputs, form, and whether both sides are one."""
+    """The size of a kernel: samples on both sides, outputs, form, whether both are one, bytes a number."""
 
     rows: int
     columns: int
@@ -52,6 +52,16 @@ class Size:
         return self.rows if self.same else self.rows + self.columns
 
 
+def folds(terms: Sequence[Term], form: Form) -> bool:
+    """Returns whether a sum over outputs needs one cotangent a sample, see ``pooled.Pooled.weights``.
+
+    Args:
+        terms: of one group.
+        form: of the kernel.
+    """
+    return form == "trace" and len(terms) == 1 and terms[0].alike
+
+
 def gram(terms: Sequence[Term], size: Size) -> Cost:
     r"""Returns the cost of ``sum_st <L_i(s), L_j(t)> <R_i(s), R_j(t)>``.
 
@@ -59,6 +69,8 @@ def gram(terms: Sequence[Term], size: Size) -> Cost:
         A dense layer at one position, in the full form: ``N^2 (K + O^2 M)`` products.
     """
     flops, largest = 0.0, 0.0
+    if folds(terms, size.form):
+        size = dataclasses.replace(size, outputs=1)
     for one in terms:
         for two in terms:
             (s, k, m), (t, _, _) = one.sizes, two.sizes
@@ -79,11 +91,13 @@ def gradient(terms: Sequence[Term], size: Size, *, apart: bool = True) -> Cost:
     Args:
         terms: of one group.
         size: of the kernel.
-        apart: whether a pooled layer's gradients are kept as factors, which Jacobians cannot do.
+        apart: whether cotangents that are products are kept as factors, which Jacobians cannot do.
     """
     _, k, m = terms[0].sizes
     positions = sum(term.sizes[0] for term in terms)
-    if apart and len(terms) == 1 and terms[0].pooled:
+    if apart and folds(terms, size.form):
+        size = dataclasses.replace(size, outputs=1)
+    elif apart and len(terms) == 1 and terms[0].pooled:
         made = 2.0 * size.samples * positions * k * m
         products = 2.0 * size.pairs * m * (k + size.squared)
         return Cost(made + products, size.itemsize * float(size.samples * k * m))

@@ -33,6 +33,11 @@ class Term:
         return len(self.uses) == 1 and self.uses[0].pool is not None and not self.swapped
 
     @property
+    def alike(self) -> bool:
+        """Whether what depends on the output is the same for all samples in these products."""
+        return self.pooled and self.uses[0].alike
+
+    @property
     def sizes(self) -> tuple[int, int, int]:
         """Positions in all, rows, columns."""
         _, rows, columns = self.uses[0].sizes

@@ -7,15 +7,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from widelimit.kernels.empirical.program import Program, Step
+from widelimit.kernels.empirical.program import Program, Step, derivative, floating, operation
 from widelimit.kernels.empirical.uses import Use, cropped
 
 # For each axis the first index that matters and the one past the last; None if nothing of the array does.
 Box = tuple[tuple[int, int], ...] | None
 Shape = tuple[int, ...]
+# Name, parameters, inputs (None: a number), outputs, and what traces its derivative if that counts too.
+Operation = tuple[str, Mapping[str, Any], Sequence[Any], Sequence[Any], Callable[[], Any] | None]
 Rule = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape], Sequence[Box]], list[Box]]
 
 ENTRYWISE = frozenset(
@@ -24,8 +27,7 @@ ENTRYWISE = frozenset(
     "pvary rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
 )
 CALLS = {"jit", "pjit", "closed_call", "remat2", "checkpoint"}
-# A derivative of one's own may mix positions that the function keeps apart; of JAX's own it is known.
-OWN = {"relu"}
+OWN = "custom_jvp_call"  # a function with a derivative of its own
 
 
 def whole(shape: Sequence[int]) -> Box:
@@ -41,26 +43,26 @@ def hull(one: Box, two: Box) -> Box:
 
 
 def backward(
-    steps: Sequence[tuple[str, Mapping[str, Any], Sequence[Any], Sequence[Any]]],
-    shapes: Callable[[Any], Shape],
-    boxes: dict[Any, Box],
+    steps: Sequence[Operation], shapes: Callable[[Any], Shape], boxes: dict[Any, Box]
 ) -> dict[Any, Box]:
     """Returns what matters of every array, from what matters of the outputs.
 
     What is not known of an operation counts as: everything matters.
 
     Args:
-        steps: name, parameters, inputs (None: a number) and outputs of each operation, in order.
+        steps: the operations, in order.
         shapes: of an array.
         boxes: of the outputs.
     """
     boxes = dict(boxes)
-    for name, params, ins, outs in reversed(steps):
+    for name, params, ins, outs, pushed in reversed(steps):
         wanted = [boxes.get(out) for out in outs]
         if all(box is None for box in wanted):
             continue
         given = [shapes(value) for value in ins]
         found = _needed(name, params, given, [shapes(out) for out in outs], wanted)
+        if name == OWN and pushed is not None:
+            found = _own(found, pushed(), wanted, given)
         for value, box in zip(ins, found, strict=True):
             if value is not None:
                 boxes[value] = hull(boxes.get(value), box)
@@ -71,7 +73,7 @@ def _needed(
     name: str, params: Mapping[str, Any], ins: Sequence[Shape], outs: Sequence[Shape], boxes: Sequence[Box]
 ) -> list[Box]:
     """What one operation needs of its inputs."""
-    if name in CALLS or (name == "custom_jvp_call" and _known(params["call_jaxpr"])):
+    if name in CALLS or name == OWN:
         inner = [value for value in params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
         program = getattr(inner[0], "jaxpr", inner[0]) if len(inner) == 1 else None
         if program is not None and len(program.invars) == len(ins) and len(program.outvars) == len(outs):
@@ -89,10 +91,14 @@ def _needed(
     return [whole(shape) for shape in ins]
 
 
-def _known(body: Any) -> bool:
-    """Whether a function with a derivative of its own is one of JAX's that keeps positions apart."""
-    names = [eqn.params.get("name") for eqn in body.jaxpr.eqns]
-    return len(names) == 1 and names[0] in OWN
+def _own(found: Sequence[Box], pushed: Any, boxes: Sequence[Box], ins: Sequence[Shape]) -> list[Box]:
+    """Also what the derivative needs, which may mix positions that the function keeps apart."""
+    if len(pushed.outvars) != len(boxes):
+        return [whole(shape) for shape in ins]
+    more = _inside(pushed, boxes, derivatives=False)
+    values, tangents = more[: len(ins)], more[len(ins) :]
+    moved = dict(zip(floating([v.aval for v in pushed.invars[: len(ins)]]), tangents, strict=True))
+    return [hull(hull(box, values[at]), moved.get(at)) for at, box in enumerate(found)]
 
 
 def _entrywise(shape: Shape, out: Shape, box: Box) -> Box:
@@ -104,14 +110,15 @@ def _entrywise(shape: Shape, out: Shape, box: Box) -> Box:
     )
 
 
-def _inside(program: Any, boxes: Sequence[Box]) -> list[Box]:
-    """What a program needs of its inputs."""
-    steps = [
+def _inside(program: Any, boxes: Sequence[Box], derivatives: bool = True) -> list[Box]:
+    """What a program needs of its inputs, and its derivative unless it is one."""
+    steps: list[Operation] = [
         (
             eqn.primitive.name,
             eqn.params,
             [None if isinstance(v, Literal) else v for v in eqn.invars],
             eqn.outvars,
+            of_equation(eqn) if derivatives else None,
         )
         for eqn in program.eqns
     ]
@@ -238,9 +245,21 @@ RULES: dict[str, Rule] = {
 }
 
 
+def of_equation(eqn: Any) -> Callable[[], Any]:
+    """Returns what traces the derivative of an operation."""
+    return lambda: derivative(operation(eqn), [v.aval for v in eqn.invars])
+
+
+def of_step(program: Program, step: Step) -> Callable[[], Any]:
+    """Returns what traces the derivative of a step."""
+    return lambda: derivative(step.run, [program.shapes[slot] for slot in step.ins])
+
+
 def outputs(program: Program) -> dict[int, Box]:
     """Returns what the outputs depend on, by slot."""
-    steps = [(step.name, step.params, step.ins, step.outs) for step in program.steps]
+    steps: list[Operation] = [
+        (step.name, step.params, step.ins, step.outs, of_step(program, step)) for step in program.steps
+    ]
     shapes = [tuple(shape.shape) for shape in program.shapes]
     return backward(steps, lambda slot: shapes[slot], {program.output: whole(shapes[program.output])})
 
@@ -271,7 +290,10 @@ def narrow(program: Program, uses: Sequence[Use], boxes: Mapping[int, Box]) -> l
 
 
 def _narrowed(step: Step, at: int, axes: Sequence[int], box: Any) -> Callable[..., Sequence[Any]]:
-    """A product at the positions that matter."""
+    """A product at the positions that matter, elsewhere the nearest of these.
+
+    What is repeated does not matter, so its cotangents are zero: they are left out, not added up.
+    """
     contract, _ = step.params["dimension_numbers"]
 
     def run(*values: Any) -> Sequence[Any]:
@@ -283,6 +305,13 @@ def _narrowed(step: Step, at: int, axes: Sequence[int], box: Any) -> Callable[..
             cut[own], pads[axis] = slice(low, high), (low, given[at].shape[own] - high)
         given[at] = given[at][tuple(cut)]
         (result,) = step.run(*given)
-        return [jnp.pad(result, pads, mode="edge")]
+        for axis, (low, high) in enumerate(pads):
+            first, last = (
+                jax.lax.stop_gradient(jax.lax.slice_in_dim(result, at, at + 1, axis=axis))
+                for at in (0, result.shape[axis] - 1)
+            )
+            parts = [jnp.repeat(first, low, axis), result, jnp.repeat(last, high, axis)]
+            result = jnp.concatenate([part for part in parts if part.shape[axis]], axis)
+        return [result]
 
     return run

@@ -40,7 +40,7 @@ class Plan:
         clusters: groups that share one cotangent, by number.
         sites: slots whose cotangents are needed.
         wanted: slots whose values are needed.
-        pools: slots of sums over positions whose cotangents are needed.
+        pools: slots whose cotangents are needed for those before them, see ``pooled``.
     """
 
     program: Program
@@ -66,9 +66,10 @@ class Plan:
     @property
     def size(self) -> Size:
         """The size of the kernel that was planned for."""
+        item = max(4, self.dtype.itemsize)  # half precision is accumulated in float32
         if self.form == "sum":
-            return Size(self.rows, self.columns, 1, "trace", self.same)
-        return Size(self.rows, self.columns, self.outputs, self.form, self.same)
+            return Size(self.rows, self.columns, 1, "trace", self.same, item)
+        return Size(self.rows, self.columns, self.outputs, self.form, self.same, item)
 
     @property
     def ways(self) -> list[str]:
@@ -130,7 +131,7 @@ def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = 
         outputs(made)
         return made.reshape(-1)
 
-    traced = trace(forward, given, shapes)
+    traced = trace(forward, given, shapes, summed=form == "trace")
     out = traced.program.shapes[traced.program.output]
     if not traced.groups and not traced.direct:
         raise ValueError("the outputs of apply depend on no parameter; their kernel is zero.")

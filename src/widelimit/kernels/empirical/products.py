@@ -32,6 +32,7 @@ class Side(NamedTuple):
     cotangent: Any  # shape=(N, C, S, M), or Pooled
     swapped: bool
     rows: int
+    weights: Any = None  # shape=(M,), of the columns where cotangents are folded, see Pooled
 
     @property
     def left(self) -> tuple[Any, str]:
@@ -42,6 +43,12 @@ class Side(NamedTuple):
     def right(self) -> tuple[Any, str]:
         """The factor over columns, and its axes."""
         return (self.factor, "ism") if self.swapped else (self.cotangent, "icsm")
+
+    @property
+    def weighted(self) -> tuple[Any, str]:
+        """The same for one of the two sides of a product, times the weights if there are any."""
+        array, axes = self.right
+        return (array if self.weights is None else array * self.weights[None, None, None]), axes
 
 
 def by_gradient(
@@ -70,6 +77,8 @@ def by_gradient(
     def piece(begin: Any) -> list[Any]:
         first = _gradient(terms1, begin, height)
         second = first if same else _gradient(terms2, begin, height)
+        weights = terms1[0].weights
+        first = first if weights is None else first * weights[None, None, :, None]
         j, d, out = LETTERS[form]
         return [einsum(f"icmk,{j}{d}mk->{out}", first[rows], second[cols]) for rows, cols in where]
 
@@ -188,7 +197,7 @@ def _grams(
         for (one,), (two,), scale in zip(groups1, groups2, scales, strict=True):
             gram, axes = _gram(one.left, two.left, form, "")
             left = left + scale * gram
-        right = _gram(groups1[0][0].right, groups2[0][0].right, form, "")
+        right = _gram(groups1[0][0].weighted, groups2[0][0].right, form, "")
         return _product((left, axes), right, form)
     (terms1,), (terms2,), (scale,) = groups1, groups2, scales
     total = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, DebugInfo, DropVar, Jaxpr, Literal, jaxpr_as_fun
 
 
@@ -135,6 +136,31 @@ def operation(eqn: Any) -> Callable[..., Sequence[Any]]:
     return run
 
 
+def derivative(run: Callable[..., Sequence[Any]], shapes: Sequence[Any]) -> Jaxpr:
+    """Returns the traced derivative of an operation: of its inputs, and tangents of the floating-point ones.
+
+    Args:
+        run: the operation.
+        shapes: of its inputs.
+    """
+    given = [jax.ShapeDtypeStruct(shape.shape, shape.dtype) for shape in shapes]
+    moved = floating(given)
+
+    def push(values: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        def function(*some: Any) -> Any:
+            own = dict(zip(moved, some, strict=True))
+            return run(*(own.get(number, value) for number, value in enumerate(values)))
+
+        return jax.jvp(function, [values[number] for number in moved], list(tangents))[1]
+
+    return jax.make_jaxpr(push)(given, [given[number] for number in moved]).jaxpr
+
+
+def floating(shapes: Sequence[Any]) -> list[int]:
+    """Returns which of some arrays hold floating-point numbers."""
+    return [number for number, shape in enumerate(shapes) if jnp.issubdtype(shape.dtype, jnp.floating)]
+
+
 def _names(inputs: int, outputs: int) -> DebugInfo:
     """What JAX asks to know of a program's arguments, for its error messages."""
     return DebugInfo("operation", "", ("",) * inputs, ("",) * outputs)
@@ -147,4 +173,4 @@ def row(index: int) -> Callable[..., Sequence[Any]]:
 
 def stack(*rows: Any) -> Sequence[Any]:
     """Puts rows into one array."""
-    return (jax.numpy.stack(rows),)
+    return (jnp.stack(rows),)

@@ -34,13 +34,16 @@ class Traced:
     direct: Mapping[int, str]
 
 
-def trace(function: Callable[..., Any], params: Sequence[Any], inputs: Sequence[Any]) -> Traced:
+def trace(
+    function: Callable[..., Any], params: Sequence[Any], inputs: Sequence[Any], *, summed: bool = False
+) -> Traced:
     """Traces ``function(params, inputs) -> outputs [O]`` and finds every use of every parameter.
 
     Args:
         function: of two lists of arrays.
         params: arrays, or their shapes.
         inputs: of one sample, arrays or their shapes.
+        summed: whether the kernel sums over outputs, see ``pooled``.
     """
     closed = jax.make_jaxpr(function)(params, inputs)
     direct: dict[int, str] = {}
@@ -48,7 +51,7 @@ def trace(function: Callable[..., Any], params: Sequence[Any], inputs: Sequence[
         walk = _Walk(len(params), direct)
         walk.start(closed, len(params))
         uses = narrow(walk.program, walk.uses, outputs(walk.program))
-        groups, overlapping = gather(pooled(walk.program, uses))
+        groups, overlapping = gather(pooled(walk.program, uses, summed))
         failed = dict(walk.failed)
         for leaf, why in overlapping.items():
             note(failed, leaf, why)

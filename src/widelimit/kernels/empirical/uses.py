@@ -34,6 +34,7 @@ class Use:
         cols: layout of the columns.
         sizes: S, K, M.
         pool: slot of the sum over positions that all of it goes into, see ``pooled``; None if there is none.
+        alike: whether the cotangents of that slot are known to be the same for all samples.
     """
 
     leaf: int
@@ -50,6 +51,7 @@ class Use:
     cols: Layout
     sizes: tuple[int, int, int]
     pool: int | None = None
+    alike: bool = False
 
 
 def matrix(array: Any, first: Sequence[int], second: Sequence[int]) -> Any:
