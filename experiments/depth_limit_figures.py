@@ -29,7 +29,8 @@ def save_all(results: Results, found: Found) -> dict[str, str]:
     return {
         "depth_limit.png": f"Residual networks in width and depth. (a) Training loss at depth "
         f"{config.depths[-1]}: mean over networks, band: their standard deviation at the largest width; "
-        "predictions of infinite width. (b) Training loss of infinite width by depth. (c) Distance of the "
+        "predictions of infinite width. (b) Training loss of infinite width less that of infinite depth, "
+        "times L, with one standard error: curves fall together where 1/L rules. (c) Distance of the "
         "mean over networks from the limit of infinite width and depth; the column at infinity is infinite "
         "width itself. (d) Distance from infinite width at the same depth: of the mean over networks "
         "(filled) and of single ones (hollow). (e) Distance from infinite depth: of infinite width (black), "
@@ -54,18 +55,30 @@ def _losses(ax: Any, found: Found) -> None:
     )
     _labels(ax, f"(a) training loss, depth {depth}", "step", "loss")
     ax.set_yscale("log")
+    _whole_steps(ax)
     ax.legend(fontsize=8)
 
 
 def _depths(ax: Any, found: Found) -> None:
-    """Infinite width, depth by depth."""
+    """Infinite width less infinite depth, times L: the curves of all depths fall together."""
     depths = found.config.depths
+    deep = np.array([found.curve(f) for f in found.limits[0]])
     for depth, color in zip(depths, ordered_colors(len(depths)), strict=True):
-        ax.plot(found.curve(found.limits[depth].mean(0)), color=color, label=f"L = {depth}")
-    ax.plot(found.curve(found.limits[0].mean(0)), "k--", label="infinite depth")
-    _labels(ax, "(b) training loss, infinite width", "step", "loss")
-    ax.set_yscale("log")
+        apart = depth * (np.array([found.curve(f) for f in found.limits[depth]]) - deep)
+        mean, error = apart.mean(0), apart.std(0, ddof=1) / np.sqrt(len(apart))
+        ax.plot(mean, color=color, label=f"L = {depth}")
+        ax.fill_between(range(len(mean)), mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+    ax.axhline(0, color="#222222", lw=0.8)
+    _labels(ax, "(b) infinite width: what depth changes", "step", r"L (loss$_L$ − loss$_\infty$)")
+    _whole_steps(ax)
     ax.legend(fontsize=8)
+
+
+def _whole_steps(ax: Any) -> None:
+    """Steps are whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _map(figure: Any, ax: Any, found: Found) -> None:
@@ -158,13 +171,16 @@ def _guide(ax: Any, x: np.ndarray, values: Any, slope: float, shift: float) -> N
     middle = shift * np.exp(np.nanmean(np.log(np.asarray(values, float))))
     centre = np.exp(np.mean(np.log(x)))
     ax.plot(x, middle * (x / centre) ** slope, "--", color="#222222", lw=1.0)
-    text = f"slope {slope:g}".replace("-", _MINUS)
-    at = x[-1] * 1.0
     above = shift > 1
+    at = x[0] if above else x[-1]
     ax.annotate(
-        text, (at, middle * (at / centre) ** slope), textcoords="offset points",
-        xytext=(0, 6 if above else -10), ha="right", fontsize=8,
-    )  # fmt: skip
+        f"slope {slope:g}".replace("-", _MINUS),
+        (at, middle * (at / centre) ** slope),
+        textcoords="offset points",
+        xytext=(8, 4) if above else (-6, -10),
+        ha="left" if above else "right",
+        fontsize=8,
+    )
 
 
 def _log(ax: Any, ticks: np.ndarray) -> None:
@@ -173,6 +189,7 @@ def _log(ax: Any, ticks: np.ndarray) -> None:
 
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
+    ax.margins(y=0.1)
     label_decades(ax)
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
