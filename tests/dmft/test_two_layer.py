@@ -249,6 +249,16 @@ def test_small_gamma0_joins_the_lazy_limit():
     assert abs(slope - 2) < 0.05
 
 
+def test_tiny_gamma0_is_not_made_of_rounding():
+    """Particles, too, leave the NTK as gamma0^2 down to 1e-4, where float32 would leave 1e-4 of noise."""
+    lazy = dmft.lazy(make()).predictions.values
+    away = [
+        np.abs(dmft.two_layer(make(gamma0=g), samples=256).predictions.values - lazy).max()
+        for g in (1e-3, 1e-4)
+    ]
+    assert away[0] / away[1] == pytest.approx(100, rel=0.01)
+
+
 def test_control_variate_helps_and_does_not_move_the_mean():
     """Near the lazy limit it takes most of the error away; both estimates are of the same predictions."""
     problem = make(gamma0=0.2)

@@ -15,7 +15,15 @@ from widelimit.dmft.fluctuations_linear import Estimate, Moments
 from widelimit.dmft.problem import Problem
 from widelimit.dmft.two_layer import two_layer
 from widelimit.dmft.two_layer_noise import draw, is_identity, root, starts
-from widelimit.dmft.two_layer_particles import Form, Setting, form, setting, simulate, tangent_kernel
+from widelimit.dmft.two_layer_particles import (
+    Form,
+    Setting,
+    form,
+    precision,
+    setting,
+    simulate,
+    tangent_kernel,
+)
 from widelimit.kernels.analytic.duals import dual
 
 _BATCHES = 8
@@ -67,10 +75,11 @@ def trained_networks(
         )
     limit = _limit(problem, seed)
     streams = np.random.default_rng(seed).spawn(len(sizes))
-    found = [
-        _moments(problem, centred, int(width), batch, limit, stream)
-        for width, stream in zip(sizes, streams, strict=True)
-    ]
+    with jax.enable_x64(precision(problem) is np.float64):
+        found = [
+            _moments(problem, centred, int(width), batch, limit, stream)
+            for width, stream in zip(sizes, streams, strict=True)
+        ]
     return _extrapolated(sizes, found), {"networks": batch * _BATCHES, "widths": list(map(int, sizes))}
 
 
@@ -100,12 +109,13 @@ def _moments(
     stream: np.random.Generator,
 ) -> tuple[Moments, Moments]:
     """N times bias and variance at one width, and their standard errors."""
-    kind, at, factor = form(problem), setting(problem), root(problem)
+    dtype, factor = precision(problem), root(problem)
+    kind, at = form(problem), setting(problem, dtype)
     rank, outputs = factor.shape[1], problem.outputs
     lazy, parts = _first_kernel(problem), []
     for _ in range(_BATCHES):
         places = np.concatenate(draw(rank, outputs, batch * width, "plain", stream))
-        u, r, average = starts(factor, places, np.full(1, 1 / width), np.float32)
+        u, r, average = starts(factor, places, np.full(1, 1 / width), dtype)
         u, r = (a.reshape(-1, batch, width).swapaxes(0, 1) for a in (u, r))
         trained = train(kind, at, centred, u, r, average)
         f, ntk, first, mixed = (np.asarray(part, np.float64).reshape(batch, -1) for part in trained)

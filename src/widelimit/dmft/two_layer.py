@@ -26,7 +26,17 @@ from widelimit.dmft.two_layer_noise import (
     root,
     starts,
 )
-from widelimit.dmft.two_layer_particles import Form, Path, Setting, errors, form, setting, simulate, two_times
+from widelimit.dmft.two_layer_particles import (
+    Form,
+    Path,
+    Setting,
+    errors,
+    form,
+    precision,
+    setting,
+    simulate,
+    two_times,
+)
 
 _SIDE = 512
 """Two-time order parameters are kept by default up to this many (time, sample, output) on a side."""
@@ -98,9 +108,10 @@ def two_layer(
     side = (problem.steps + 1) * problem.points * problem.outputs
     keep = side <= _SIDE if two_time is None else two_time
     if method == "particles":
-        return _particles(
-            problem, samples, replicas, seed, noise, control_variate, keep, fields, memory, began
-        )
+        with jax.enable_x64(precision(problem) is np.float64):
+            return _particles(
+                problem, samples, replicas, seed, noise, control_variate, keep, fields, memory, began
+            )
     return _deterministic(problem, method, nodes, keep, fields, memory, began)
 
 
@@ -175,14 +186,15 @@ def _particles(
     began: float,
 ) -> Solution:
     """Monte Carlo: replicas one after the other through one program."""
-    needed = _fit(problem, samples, keep, fields, memory, 4)
-    kind, at, factor = form(problem), setting(problem), root(problem)
+    dtype, factor = precision(problem), root(problem)
+    needed = _fit(problem, samples, keep, fields, memory, np.dtype(dtype).itemsize)
+    kind, at = form(problem), setting(problem, dtype)
     control = not problem.weight_decay if control is None else control
     average = {name: _Average() for name in ("ntk", "features", "gradients")}
     runs, shifts, kept = [], [], None
     for stream in np.random.default_rng(seed).spawn(replicas):
         places = np.concatenate(draw(factor.shape[1], problem.outputs, samples, noise, stream))
-        start = starts(factor, places, np.full(samples, 1 / samples), np.float32)
+        start = starts(factor, places, np.full(samples, 1 / samples), dtype)
         path = simulate(kind, at, *start, record=keep or (fields and kept is None))
         runs.append(np.asarray(path.predictions, np.float64))
         _guard(problem, runs[-1], path.size)

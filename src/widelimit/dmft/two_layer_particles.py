@@ -16,6 +16,9 @@ from widelimit.models import activation
 
 Phi = Callable[[jax.Array], jax.Array]
 
+_SMALL = 0.01
+"""Below this gamma0 particles move in float64."""
+
 
 class Setting(NamedTuple):
     """The numbers of a problem: arrays of one dtype, so that problems of one shape share a program.
@@ -86,6 +89,11 @@ def setting(problem: Problem, dtype: type = np.float32) -> Setting:
         problem.shares(),
     )
     return Setting(*(np.asarray(value, dtype) for value in values))
+
+
+def precision(problem: Problem) -> type:
+    """float32, or float64 where gamma0 is so small that f = <z phi> / gamma0 would be made of rounding."""
+    return np.float64 if problem.gamma0 < _SMALL else np.float32
 
 
 def form(problem: Problem) -> Form:
