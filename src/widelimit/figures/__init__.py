@@ -12,6 +12,7 @@ from widelimit.figures.rates import best_rates_beside_theory, rates_beside_theor
 from widelimit.figures.samples import error_against_samples
 from widelimit.figures.scales import measures_against_scale
 from widelimit.figures.style import CATEGORIES, new_figure, ordered_colors, style
+from widelimit.figures.sweep import theory_beside_networks
 
 __all__ = [
     "CATEGORIES",
@@ -30,5 +31,6 @@ __all__ = [
     "rates_beside_theory",
     "size_against_width",
     "style",
+    "theory_beside_networks",
     "training_curves",
 ]

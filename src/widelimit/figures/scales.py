@@ -84,7 +84,7 @@ def measures_against_scale(
                 _law(ax, alpha, middle, slope, from_scale)
             ax.set_ylim(limits)
             ax.set_title(title)
-            ax.set_xlabel(_between(quantity, ends))
+            ax.set_xlabel(axis_between(quantity, ends))
             handles, labels = ax.get_legend_handles_labels()
             if predicted and predicted.get(title):
                 from matplotlib.lines import Line2D
@@ -96,8 +96,13 @@ def measures_against_scale(
     return figure, axes
 
 
-def _between(quantity: str, ends: tuple[str, str]) -> str:
-    """The quantity between what its ends mean, with arrows."""
+def axis_between(quantity: str, ends: tuple[str, str]) -> str:
+    """Returns the quantity between what its ends mean, with arrows.
+
+    Args:
+        quantity: what the axis shows.
+        ends: what a small and a large value mean; none where empty.
+    """
     left = f"\N{LEFTWARDS ARROW} {ends[0]}      " if ends[0] else ""
     right = f"      {ends[1]} \N{RIGHTWARDS ARROW}" if ends[1] else ""
     return f"{left}{quantity}{right}"
