@@ -29,8 +29,8 @@ def save_all(results: Results, found: Found) -> dict[str, str]:
     return {
         "depth_limit.png": f"Residual networks in width and depth. (a) Training loss at depth "
         f"{config.depths[-1]}: mean over networks, band: their standard deviation at the largest width; "
-        "predictions of infinite width. (b) Training loss of infinite width less that of infinite depth, "
-        "times L, with one standard error: curves fall together where 1/L rules. (c) Distance of the "
+        "three predictions of infinite width. (b) Training loss of infinite width less that of infinite "
+        "depth, times L, with one standard error: curves fall together where 1/L rules. (c) Distance of the "
         "mean over networks from the limit of infinite width and depth; the column at infinity is infinite "
         "width itself. (d) Distance from infinite width at the same depth: of the mean over networks "
         "(filled) and of single ones (hollow). (e) Distance from infinite depth: of infinite width (black), "
@@ -48,10 +48,13 @@ def _losses(ax: Any, found: Found) -> None:
         if width == widths[-1]:
             low = np.maximum(mean - spread, 0.02 * mean)
             ax.fill_between(range(len(mean)), low, mean + spread, color=color, alpha=0.2, linewidth=0)
-    ax.plot(found.curve(found.limits[depth].mean(0)), "k--", label="infinite width")
-    ax.plot(found.curve(found.lazy[depth]), color=CATEGORIES[1], ls=":", label="lazy limit")
+    ax.plot(found.curve(found.limits[depth].mean(0)), "k--", label=r"N = $\infty$")
+    ax.plot(found.curve(found.lazy[depth]), color=CATEGORIES[1], ls=":", label=r"N = $\infty$, lazy")
     ax.plot(
-        found.curve(found.without[depth].mean(0)), color=CATEGORIES[3], ls="-.", label="without responses"
+        found.curve(found.without[depth].mean(0)),
+        color=CATEGORIES[3],
+        ls="-.",
+        label=r"N = $\infty$, no responses",
     )
     _labels(ax, f"(a) training loss, depth {depth}", "step", "loss")
     ax.set_yscale("log")
@@ -128,7 +131,7 @@ def _limits(ax: Any, found: Found) -> None:
         ax.plot([], [], "o-", color=color, label=f"N = {width}")
     values = [found.missing_depth(depth) for depth in depths]
     _points(ax, depths, values, "black", "black", line=True)
-    ax.plot([], [], "o-", color="black", label="infinite width")
+    ax.plot([], [], "o-", color="black", label=r"N = $\infty$")
     _guide(ax, depths, [value.value for value in values], -1.0, 0.75)
     _labels(ax, "(e) distance from infinite depth", "depth L", "root mean square")
     _log(ax, depths)

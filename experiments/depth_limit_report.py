@@ -148,7 +148,7 @@ def _errors(found: Found) -> list[dict[str, Any]]:
 
 
 def _depths(found: Found) -> list[dict[str, Any]]:
-    """A row per depth: infinite width, and what responses do."""
+    """A row per depth: infinite width, what responses do, and on which side networks are."""
     rows = []
     for depth in found.config.depths:
         row: dict[str, Any] = {"depth": depth, **_both("to_infinite_depth", found.missing_depth(depth))}
@@ -156,6 +156,9 @@ def _depths(found: Found) -> list[dict[str, Any]]:
             row |= _both("doubling_does", found.doubled(depth))
         row |= _both("features_do", found.effect(depth))
         row |= _both("responses_do", found.gap(depth))
+        row |= _both("networks_to_limit", found.extrapolated(depth, found.limits[depth]))
+        row |= _both("networks_to_kernel_rule", found.extrapolated(depth, found.rule[depth]))
+        row |= _both("networks_to_none", found.extrapolated(depth, found.without[depth]))
         row["final_loss"] = float(found.curve(found.limits[depth].mean(axis=0))[-1])
         rows.append(row)
     return rows

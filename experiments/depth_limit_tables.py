@@ -65,6 +65,19 @@ class Found:
         """Distance of infinite width at this depth from infinite depth: paired, they share their noise."""
         return _root(jackknife(_length, [self.limits[depth] - self.limits[0]]))
 
+    def extrapolated(self, depth: int, theory: np.ndarray) -> Estimate:
+        """Distance from a theory of the mean over networks, extrapolated from the two largest widths."""
+        widths = self.config.widths[-2:]
+        weights = extrapolation(widths)
+
+        def distance(*groups: np.ndarray) -> float:
+            *means, limit = (group.mean(axis=0) for group in groups)
+            apart = sum(w * m for w, m in zip(weights, means, strict=True)) - limit
+            noise = [w**2 * _noise(g) for w, g in zip([*weights, 1.0], groups, strict=True)]
+            return float(np.mean(apart**2)) - sum(noise)
+
+        return _root(jackknife(distance, [*(self.mean[depth, n] for n in widths), theory]))
+
     def width_law(self, depth: int, single: bool) -> Estimate:
         """The exponent of the width in ``bias`` or ``scatter``; the limit's noise is common to all widths."""
         widths = self.config.widths
