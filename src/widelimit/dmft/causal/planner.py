@@ -20,7 +20,7 @@ from widelimit.kernels.empirical.budget import parse_bytes, show_bytes, tree_byt
 GROWTHS = (1.6, 2.5, 5.0, math.inf)  # of windows: programs to compile against work on rows still empty
 LEAST = 16  # times of the smallest window
 NOMINAL = 5e10  # operations a second by which windows are chosen: the same on every machine
-COMPILE = (0.6, 0.9)  # seconds to compile a window's program on one core: a constant, and for each layer
+COMPILE = (0.9, 0.5)  # seconds to compile a window's program on one core: a constant, and for each layer
 STEP = 1.2e-3  # seconds of a step and layer that are no products
 SLOWER = 1.6  # than the products alone: what is copied and entrywise
 
