@@ -125,12 +125,12 @@ def run(config: Config, directory: Path) -> Summary:
             for gamma0 in config.gamma0s:
                 problem = make_problem(config, data, gamma0)
                 for stage in work:
+                    place = results.directory / f"unfinished-{stage}-{gamma0:g}"
                     if not results.find(stage=stage, gamma0=gamma0):
-                        place = results.directory / f"unfinished-{stage}-{gamma0:g}"
                         rows = cells.solve(config, problem, data.test_targets[:, 0], stage, place)
                         results.append(*rows)
-                        cells.clear(place)
                         progress.finished(report.describe(rows[-1]), work[stage])
+                    cells.clear(place)
         problem = make_problem(config, data, config.gamma0s[0])
         found = report.gather(config, dmft.lazy(problem), data.test_targets[:, 0], results.rows)
         captions = figures.save_all(results, found)
