@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from widelimit import compare, dmft
+from widelimit.dmft.fluctuations import has_kink
 
 PARTS = ("bias", "variance", "ntk_bias", "ntk_variance")
 TWO = np.array([[1.0, 0.3], [0.3, 0.8]])
@@ -115,6 +117,7 @@ def agree(found, networks):
         assert np.mean(z**2) < 4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("centred", [True, False])
 def test_trained_networks_have_these_moments(centred):
     """Networks of widths 32 and 64, extrapolated, have the propagator's moments without derivatives."""
@@ -179,13 +182,14 @@ def test_mean_of_real_ensembles_leaves_as_one_over_width():
 
 def test_kinks_are_left_to_networks():
     """ReLU's second derivative sits at 0: derivatives are refused, networks have moments."""
-    problem = two_points(activation="relu", steps=3)
+    problem = two_points(targets=[1.0], kernel=[[1.0]], activation="relu", steps=3)
     with pytest.raises(ValueError, match="kink"):
         dmft.finite_width(problem)
     found = dmft.finite_width(problem, method="networks", networks=256, widths=(16, 32))
     assert (found.variance.values[1:] > 0).all() and found.diagnostics["widths"] == [16, 32]
-    smooth = dataclasses.replace(problem, activation="softplus")
-    assert dmft.finite_width(smooth, samples=64, replicas=2).diagnostics["replicas"] == 2
+    kinks = {"relu": True, "softplus": False, "gelu": False, "erf": False, "silu": False, jnp.abs: True}
+    for activation, kink in (kinks | {lambda x: jnp.maximum(x - 0.7, 0.1 * x): True}).items():
+        assert has_kink(dataclasses.replace(problem, activation=activation)) is kink
 
 
 @pytest.mark.parametrize(
