@@ -58,3 +58,21 @@ def test_kernels_notebook():
     assert float(re.search(r"plain Jacobian: (\S+)", printed).group(1)) < 1e-5
     assert 0.5 < float(re.search(r"rms ([\d.]+)", printed).group(1)) < 1.6
     assert re.findall(r"^(Lazy|Rich): on these", printed, re.MULTILINE) == ["Lazy", "Rich"]
+
+
+@pytest.mark.slow
+def test_dmft_notebook():
+    """Networks near the limit at the printed rate, agree with it when extrapolated, and features move."""
+    [path] = [path for path in NOTEBOOKS if path.stem == "03_dmft"]
+    printed = text(execute(path))
+    slopes = re.findall(r"predicted s = -0.5, measured (-[\d.]+) \+- ([\d.]+)", printed)
+    assert len(slopes) == 3
+    for slope, error in slopes:
+        assert abs(float(slope) + 0.5) < 3 * float(error) + 0.05  # 0.05: the smallest width has 16 units
+    rms, largest = re.search(r"rms z ([\d.]+), largest ([\d.]+)", printed).groups()
+    assert float(rms) < 2.5 and float(largest) < 4
+    assert 0.1 < float(re.search(r"off by up to (\d+)%", printed).group(1)) / 100 < 0.6
+    aligned = re.findall(r"DMFT ([\d.]+), width 128 ([\d.]+)", printed)
+    assert [float(limit) > 0.9 for limit, _ in aligned] == [False, False, True, True]
+    assert all(abs(float(limit) - float(wide)) < 0.02 for limit, wide in aligned)
+    assert abs(float(re.search(r"predicted s = 2, measured ([\d.]+)", printed).group(1)) - 2) < 0.2
