@@ -95,10 +95,10 @@ def test_all_exponents_above_one_half_have_one_limit():
 @pytest.mark.parametrize("exponent", [0.5, 1.0])
 def test_sampled_depths_converge_to_the_limit(exponent):
     """A nonlinear network: (f_L - f_inf) L is the same at L = 4 and 8, within errors and the next power."""
-    limit = dmft.infinite_depth(tanh(branch_exponent=exponent), depths=(4, 8, 16), samples=1000)
+    limit = dmft.infinite_depth(tanh(branch_exponent=exponent), depths=(4, 8, 16), samples=500)
     scaled, errors = [], []
     for depth in (4, 8):
-        one = dmft.residual(tanh(branch_exponent=exponent, depth=depth), samples=1000, seed=1)
+        one = dmft.residual(tanh(branch_exponent=exponent, depth=depth), samples=500, seed=1)
         scaled.append(depth * (one.loss.values[-1] - limit.loss.values[-1]))
         errors.append(depth * np.hypot(one.loss.stderr[-1], limit.loss.stderr[-1]))
     assert abs(scaled[0]) > 4 * errors[0] or exponent == 0.5
@@ -107,8 +107,8 @@ def test_sampled_depths_converge_to_the_limit(exponent):
 
 def test_shared_noise_shrinks_the_differences_between_depths():
     """Depths of one extrapolation share Brownian paths: the extrapolated spread stays that of one depth."""
-    limit = dmft.infinite_depth(tanh(), depths=(4, 8, 16), samples=500, replicas=8)
-    one = dmft.residual(tanh(depth=16), samples=500, replicas=8)
+    limit = dmft.infinite_depth(tanh(), depths=(2, 4, 8), samples=400, replicas=8)
+    one = dmft.residual(tanh(depth=8), samples=400, replicas=8)
     assert rms(limit.predictions.stderr[1:]) < 2 * rms(one.predictions.stderr[1:])  # 3.3 times if unrelated
 
 
