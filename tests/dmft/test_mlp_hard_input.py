@@ -71,6 +71,13 @@ def test_one_point_one_step():
     assert found.fields["z"].values.shape == (2, 2, 1, 3)
 
 
+def test_says_whether_the_control_variate_was_used():
+    """From 4 replicas on; with fewer predictions stay as they are, and diagnostics say so."""
+    p = dmft.Problem(targets=[1.0], kernel=[[1.0]], steps=2, learning_rate=0.1)
+    used = [dmft.mlp(p, samples=20, replicas=count).diagnostics["control_variate"] for count in (3, 4)]
+    assert used == [False, True]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -49,7 +49,7 @@ def lazy_curve(problem: Problem, ntk: np.ndarray) -> np.ndarray:
     return f
 
 
-def corrected(problem: Problem, f: np.ndarray, sampled: np.ndarray) -> np.ndarray:
+def corrected(problem: Problem, f: np.ndarray, sampled: np.ndarray) -> tuple[np.ndarray, bool]:
     r"""Returns the replicas' predictions without the part that their initial tangent kernel explains.
 
     With c_b the lazy curve of replica b's own initial kernel less that of the exact one,
@@ -60,10 +60,18 @@ def corrected(problem: Problem, f: np.ndarray, sampled: np.ndarray) -> np.ndarra
         problem: what is solved.
         f: predictions, shape [replicas, T + 1, p, c].
         sampled: initial tangent kernels, shape [replicas, p, c, p, c].
+
+    Returns:
+        The predictions, and whether they were corrected: not with fewer than 4 replicas, nor where the exact
+        kernel is not known to ``lazy``'s tolerance (an activation of one's own may be too wild).
     """
     if len(f) < LEAST:
-        return f
-    exact = np.einsum("mn,ab->manb", tangent_kernel(problem), np.eye(problem.outputs))
+        return f, False
+    try:
+        known = tangent_kernel(problem)
+    except (ValueError, ArithmeticError):
+        return f, False
+    exact = np.einsum("mn,ab->manb", known, np.eye(problem.outputs))
     control = np.stack([lazy_curve(problem, ntk) for ntk in sampled]) - lazy_curve(problem, exact)
     usable = np.isfinite(control).all(axis=(0, 2, 3))
     control = np.where(usable[:, None, None], control, 0.0)
@@ -72,4 +80,4 @@ def corrected(problem: Problem, f: np.ndarray, sampled: np.ndarray) -> np.ndarra
     others = size.sum(0) - size
     beta = (product.sum(0) - product) / np.where(others > 0, others, 1.0)
     result: np.ndarray = f - beta[:, :, None, None] * control
-    return result
+    return result, True

@@ -153,8 +153,9 @@ def _solution(problem: Problem, s: Settings, found: _Found, planned: Plan, secon
     """Means, standard errors and diagnostics."""
     f = np.stack(found.curves)
     spread = float(f.std(axis=0, ddof=1).max())
+    used = False
     if s.control_variate:
-        f = corrected(problem, f, np.stack(found.kernels))
+        f, used = corrected(problem, f, np.stack(found.kernels))
     order = {
         name: labelled(problem, name, np.asarray(total.mean), total.stderr())
         for name, total in found.totals.items()
@@ -175,6 +176,7 @@ def _solution(problem: Problem, s: Settings, found: _Found, planned: Plan, secon
             "replicas": s.replicas,
             "replicas_resumed": found.resumed,
             "response": s.response,
+            "control_variate": used,
             "pairing_residual": max(found.pairing),
             "clipped_eigenvalues": float(np.mean(found.clipped)),
             "effective_rank": effective_rank(found.totals, s),
