@@ -112,10 +112,9 @@ def test_t19():
 
 
 def test_gradient_independence_is_the_sheets_other_answer():
-    """Without responses tanh-4 at T=39 gives .807 .433 .0272 2.80e-4, a factor 2-3 off; single runs, 2%."""
-    loss = dmft.mlp(t9(steps=39), samples=4000, replicas=8, response="none").loss
-    row = 2 * loss.values[[5, 10, 20, 39]]
-    np.testing.assert_allclose(row, [0.807, 0.433, 0.0272, 2.80e-4], rtol=0.06)
+    """Without responses tanh-4 gives .807 .433 .0272, where .611 .202 .0083 is right; single runs, 2%."""
+    loss = dmft.mlp(t9(steps=20), samples=4000, replicas=4, response="none").loss
+    np.testing.assert_allclose(2 * loss.values[[5, 10, 20]], [0.807, 0.433, 0.0272], rtol=0.06)
 
 
 T4 = {  # P=1, K=1, y=1, eta=.01, 600 steps: (depth, gamma0) -> H^l and the tangent kernel
@@ -151,7 +150,7 @@ def test_test_points_do_not_take_part_in_responses():
     assert found.diagnostics["pairing_residual"] < 1e-3
 
 
-QUICK = ("relu, L=2", "two outputs, momentum, batches, decay", "residual tanh, momentum, decay, final")
+QUICK = ("two outputs, momentum, batches, decay", "residual tanh, momentum, decay, final")
 
 
 @pytest.mark.parametrize("name", QUICK)
