@@ -92,6 +92,7 @@ def test_responses_are_derivatives_of_the_written_out_equations():
                 assert now[0].max() < 1e-12 and (now[1:] > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_stein_and_the_path_agree_on_predictions():
     """Two estimators of the responses that share no formula: predictions within joint standard errors."""
     p = dmft.Problem(

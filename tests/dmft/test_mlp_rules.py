@@ -31,6 +31,7 @@ def test_the_euler_rule_is_off_by_the_first_order_of_the_learning_rate(changes):
     assert 1e-4 < gaps[0] and 1.7 < gaps[0] / gaps[1] < 2.4
 
 
+@pytest.mark.slow
 def test_both_rules_agree_at_small_steps_in_depth():
     """Depth 2: the tangent kernel's three layers drive what <z phi> says, to a hundredth of it."""
     p = problem(8, 0.1)
