@@ -72,7 +72,7 @@ def plan(problem: Problem, *, memory: str | int | None = None, **options: Any) -
     Example:
         >>> from widelimit import dmft
         >>> problem = dmft.Problem(targets=[1.0], kernel=[[1.0]], steps=99, learning_rate=0.1, depth=3)
-        >>> dmft.plan(problem, samples=1000, replicas=4).windows  # one program: more would only compile longer
+        >>> dmft.plan(problem, samples=1000, replicas=4).windows  # one program
         (100,)
         >>> dmft.plan(problem, samples=1000, replicas=4, memory="1MiB")
         Traceback (most recent call last):
