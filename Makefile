@@ -17,7 +17,7 @@ $(stamp): pyproject.toml constraints.txt tools/install.sh
 	touch $@
 
 run: install
-	$(bin)/python -m experiments.lr_transfer $(ARGS)
+	$(bin)/python -m experiments.dmft_limit $(ARGS)
 
 test: install
 	$(bin)/python -m pytest -n $(WORKERS) --maxprocesses 8 --durations 10 $(ARGS)

@@ -68,6 +68,11 @@ class Regime:
         return convergence(self.ensembles, self.full)
 
     @functools.cached_property
+    def corrected(self) -> dict[str, Convergence]:
+        """The same, with a factor exp(k / N) fitted too."""
+        return convergence(self.ensembles, self.full, correction=True)
+
+    @functools.cached_property
     def extrapolated(self) -> dmft.Solution:
         """The networks at infinite width, without any theory."""
         return richardson(self.ensembles)

@@ -203,4 +203,22 @@ def _tables(found: Found) -> dict[str, list[dict[str, Any]]]:
         for one in found.regimes
         for name, solution in (("DMFT", one.full), ("NTK", one.lazy), ("DMFT without responses", one.none))
     ]
-    return {"predictions": predictions, "losses": losses, "distances": distances}
+    exponents = [
+        {
+            "regime": one.name,
+            "quantity": QUANTITIES[quantity],
+            "predicted": RATES["mean"],
+            "fitted": one.rates[quantity].mean_rate.value,
+            "stderr": one.rates[quantity].mean_rate.stderr,
+            "with a factor exp(k / N)": one.corrected[quantity].mean_rate.value,
+            "its stderr": one.corrected[quantity].mean_rate.stderr,
+        }
+        for one in found.regimes
+        for quantity in QUANTITIES
+    ]
+    return {
+        "predictions": predictions,
+        "losses": losses,
+        "exponents of the mean": exponents,
+        "distances": distances,
+    }
