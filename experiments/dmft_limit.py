@@ -191,13 +191,14 @@ def _solve(config: Config, results: Results, progress: Progress, problem: dmft.P
         file = place / f"{name}-{stage}.npz"
         if not results.find(regime=name, stage=stage):
             started = time.monotonic()
+            sites = 2 * (config.sites // (2 * share))
             solution = dmft.mlp(
                 problem,
-                samples=2 * (config.sites // (2 * share)),
+                samples=sites,
                 replicas=config.replicas,
                 seed=config.seed,
                 **({} if stage == "dmft" else _NONE),
-                fields=FIELDS,
+                fields=min(FIELDS, sites),
                 directory=place / f"{name}-{stage}-replicas",
             )
             solution.save(file)

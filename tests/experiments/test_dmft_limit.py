@@ -75,11 +75,11 @@ def test_three_classes_are_one_hot():
 
 
 def test_distances_have_no_noise_on_average():
-    """Held against the mean of 1000 of the same networks, the mean of others misses it by noise only."""
+    """Held against the mean of 16000 of the same networks, the mean of others misses it by noise only."""
     config = dataclasses.replace(SMOKE, depth=1)
     problem = make_problem(config, load(config), 1.0)
-    many = finite_ensemble(problem, [8], 1000, seed=1, measures=(), times=()).solution(8)
-    others = finite_ensemble(problem, [8, 16], 400, seed=2, measures=(), times=())
+    many = finite_ensemble(problem, [2], 16000, seed=1, measures=(), times=()).solution(2)
+    others = finite_ensemble(problem, [2, 16], 8000, seed=2, measures=(), times=())
     lazy = dmft.lazy(problem)
     one = Regime("rich", problem, many, lazy, lazy, others)
     found = one.rates["predictions"]

@@ -173,7 +173,8 @@ def _errors(ax: Any, title: str, panel: Mapping[str, Any]) -> None:
     if panel["floor"] is not None:
         ax.axhspan(1e-12, panel["floor"], color="#dddddd", zorder=0, label="Monte-Carlo error of DMFT")
     looks = dict(zip(panel.get("names", panel["levels"]), _LOOKS, strict=False))
-    for name, level in panel["levels"].items():
+    levels = {name: level for name, level in panel["levels"].items() if level > 0}  # noise may hide one
+    for name, level in levels.items():
         ax.axhline(level, color=looks[name]["color"], linestyle=looks[name]["linestyle"], linewidth=1.2)
         ax.annotate(
             name,
@@ -188,7 +189,7 @@ def _errors(ax: Any, title: str, panel: Mapping[str, Any]) -> None:
     width_axis(ax, sorted(widths))
     every = [np.asarray(line["values"], float) for line in panel["lines"].values()]
     low = min(float(value[value > 0].min()) for value in every)
-    high = max([float(value.max()) for value in every] + list(panel["levels"].values()))
+    high = max([float(value.max()) for value in every] + list(levels.values()))
     ax.set_ylim(min(low, panel["floor"] or low) / 6, high * 2)
     ax.set_xlabel("width")
     ax.set_ylabel(panel.get("unit", "rms distance from DMFT"))
