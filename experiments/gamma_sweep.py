@@ -108,9 +108,9 @@ PRESETS = {
     ),
     "default": Config(),
     "full": Config(
-        "full", samples=16, test_samples=16, depth=3, steps=80,
+        "full", samples=16, test_samples=8, depth=3, steps=60,
         gamma0s=tuple(2.0 ** (k / 2) for k in range(-8, 8)), widths=(64, 128, 256), units=1048576,
-        sites=16000, replicas=32,
+        sites=32768,
     ),
 }  # fmt: skip
 

@@ -82,6 +82,23 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(finished, tmp_path, monke
     assert 0 < len(solved) < CELLS
 
 
+def test_a_cell_goes_on_from_finished_replicas(tmp_path):
+    """A cell that was killed between replicas ends with the numbers of one that was not."""
+    config = dataclasses.replace(SMOKE, depth=1, replicas=4, sites=200, steps=4)
+    data = load(config)
+    problem, held_out = make_problem(config, data, 1.0), data.test_targets[:, 0]
+
+    def solved():
+        (row,) = gamma_sweep_cells.solve(config, problem, held_out, "DMFT", tmp_path / "cell")
+        return {**row, "seconds": 0.0}
+
+    whole, kept = solved(), sorted((tmp_path / "cell").glob("replica-*.npz"))
+    assert len(kept) == 4 and len(whole[LOSS]) == 5
+    times = kept[0].stat().st_mtime_ns
+    kept[-1].unlink()
+    assert solved() == whole and kept[0].stat().st_mtime_ns == times
+
+
 def test_claims_fail_for_another_theory(finished):
     """With DMFT's numbers of another gamma0, or the NTK's in their place, networks refute it."""
     _, directory = finished

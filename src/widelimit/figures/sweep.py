@@ -95,7 +95,7 @@ def theory_beside_networks(
                 label_decades(ax)
             else:
                 ax.set_ylim(bottom=-0.03 * ax.get_ylim()[1])
-            if len(panel) > 1:
+            if len(ax.get_legend_handles_labels()[1]) > 1:
                 ax.legend(fontsize=8.0)
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
@@ -127,11 +127,8 @@ def _curve(
         ax.axhline(curve["limit"], color=color, linestyle="--", linewidth=1.0, zorder=1)
     if "slope" in curve:
         part = x[: x.size // 2 + 1]
-        ax.plot(part, values[0] * (part / x[0]) ** curve["slope"], ":", color=PREDICTION, zorder=4)
-        end = (part[-1], values[0] * (part[-1] / x[0]) ** curve["slope"])
-        ax.annotate(
-            f"slope {curve['slope']:g}", end, textcoords="offset points", xytext=(4, -3), fontsize=8.0
-        )
+        power = values[0] * (part / x[0]) ** curve["slope"]
+        ax.plot(part, power, ":", color=PREDICTION, zorder=4, label=f"slope {curve['slope']:g}")
 
 
 def _key(figure: Any, free: Sequence[Any], sorts: Sequence[str], theory: str, limit: str) -> None:
