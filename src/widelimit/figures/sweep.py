@@ -32,7 +32,7 @@ def theory_beside_networks(
     """Measures against a scale: theory as lines, networks as points, a limit as dashed levels.
 
     Theory has a band of two standard errors, points have bars of one. Of several sorts of networks the last
-    is drawn filled, the others hollow; sorts are set a little apart so that none hides another.
+    is drawn filled, the others hollow.
 
     Args:
         scales: positive, shape [A], increasing; their axis is logarithmic.
@@ -113,7 +113,7 @@ def _curve(
     for place, sort in enumerate(sorts):
         points, bars = (np.asarray(part, float) for part in curve["networks"][sort])
         ax.errorbar(
-            x * 2 ** (0.09 * (place - (len(sorts) - 1) / 2)),
+            x,
             points,
             bars,
             linestyle="",
