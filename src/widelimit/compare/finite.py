@@ -17,6 +17,7 @@ import numpy as np
 from widelimit.compare.finite_jobs import Job
 from widelimit.compare.members import Members, gather
 from widelimit.dmft import Problem, Solution
+from widelimit.kernels.empirical.budget import parse_bytes
 
 MEASURES = ("features", "gradients", "ntk")
 _BLOCKS = 32
@@ -91,7 +92,7 @@ def finite_ensemble(
     centred: bool = True,
     dtype: Literal["float32", "float64"] = "float32",
     batch: int | None = None,
-    memory: int = 2**30,
+    memory: str | float = 2**30,
     progress: bool = False,
     directory: str | Path | None = None,
 ) -> Ensembles:
@@ -125,7 +126,8 @@ def finite_ensemble(
         centred: train f - f_0; False trains f.
         dtype: of the networks.
         batch: networks per compiled call; None follows from memory.
-        memory: bytes that the results of one call may take, and that all means may take.
+        memory: bytes that the results of one call may take, and that all means may take, or text such as
+            "2GiB".
         progress: show a bar.
         directory: keeps what is done: a killed run goes on, and a finished one is read.
 
@@ -161,13 +163,16 @@ def finite_ensemble(
     }
     if not measures:
         settings["times"] = ()
-    share = memory // (2 * len(counts))
-    jobs = [Job(problem, n, s, seed, settings, _BLOCKS, memory // 2, share, batch) for n, s in counts.items()]
+    allowed = parse_bytes(memory)
+    share = allowed // (2 * len(counts))
+    jobs = [
+        Job(problem, n, s, seed, settings, _BLOCKS, allowed // 2, share, batch) for n, s in counts.items()
+    ]
     at = {**settings, "measures": ("fields",), "times": _steps(field_times, problem.steps, "field_times")}
     at["two_time"] = False  # the first networks once more, for what would be too much to keep of all
     wanted = _per_width(fields, len(counts), 0, "fields")
     taps = {
-        n: Job(problem, n, min(some, counts[n]), seed, at, 1, memory, memory)
+        n: Job(problem, n, min(some, counts[n]), seed, at, 1, allowed, allowed)
         for n, some in zip(counts, wanted, strict=True)
         if some
     }

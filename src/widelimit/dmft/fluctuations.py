@@ -19,6 +19,7 @@ from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.steps import wide
 from widelimit.dmft.two_layer_noise import check_draws, draw, gaussian, is_identity, padded, root, starts
 from widelimit.dmft.two_layer_particles import form, setting, simulate
+from widelimit.kernels.empirical.budget import parse_bytes
 from widelimit.models import activation
 
 _POINTS, _MODES = 2**13, 4000
@@ -67,7 +68,7 @@ def finite_width(
     widths: Sequence[int] = (32, 64),
     networks: int = 4096,
     seed: int = 0,
-    memory: float = 4 * 2**30,
+    memory: str | float = 4 * 2**30,
 ) -> FiniteWidth:
     r"""Returns the leading 1/N bias and variance of a two-layer network's predictions and final NTK.
 
@@ -91,7 +92,7 @@ def finite_width(
         widths: of the networks, two or more: the extrapolation is linear in 1/N.
         networks: trained at every width.
         seed: of the noise.
-        memory: bytes that may be used.
+        memory: bytes that may be used, or text such as "2GiB".
 
     Raises:
         ValueError: for a deeper or residual network, gamma0 = 0, a kink where derivatives are taken, or
@@ -111,11 +112,12 @@ def finite_width(
         Networks (arXiv 2304.03408).
     """
     _check(problem, method)
+    allowed = parse_bytes(memory)
     began = time.perf_counter()
     if method == "networks":
-        found, diagnostics = trained_networks(problem, centred, widths, networks, seed, memory)
+        found, diagnostics = trained_networks(problem, centred, widths, networks, seed, allowed)
     else:
-        found, diagnostics = _propagated(problem, method, centred, samples, replicas, nodes, seed, memory)
+        found, diagnostics = _propagated(problem, method, centred, samples, replicas, nodes, seed, allowed)
     return _labelled(problem, method, found, diagnostics | {"seconds": time.perf_counter() - began})
 
 

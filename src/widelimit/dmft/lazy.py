@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from widelimit.dmft.labelled import Labelled
-from widelimit.dmft.problem import Problem, ResidualProblem
+from widelimit.dmft.problem import Problem, ResidualProblem, check_kind
 from widelimit.dmft.solution import Solution
 from widelimit.dmft.steps import check_memory, float64_errors, outcome, wide
 from widelimit.kernels.analytic.duals import Dual, dual
@@ -22,7 +22,7 @@ class _Kernels(NamedTuple):
     ntk: np.ndarray
 
 
-def lazy(problem: Problem, *, tolerance: float = 1e-6, memory: float = 4 * 2**30) -> Solution:
+def lazy(problem: Problem, *, tolerance: float = 1e-6, memory: str | float = 4 * 2**30) -> Solution:
     r"""Returns the limit gamma0 -> 0 of training, the NTK's, whatever gamma0 the problem has.
 
     ``Phi^l = E[phi(u) phi(u')]`` with ``u ~ N(0, Phi^{l-1})`` and
@@ -39,7 +39,8 @@ def lazy(problem: Problem, *, tolerance: float = 1e-6, memory: float = 4 * 2**30
         problem: its network may be residual; then layers are 0..L, L the one that the readout sees, and
             ``Theta = G^0 K + (b^2 / L) sum_{k<L} G^{k+1} Phi^k + Phi^L``.
         tolerance: of activations without a closed form, as in ``kernels.analytic.kernel``.
-        memory: bytes that may be used: kernels that depend on both times take (P T)^2 numbers each.
+        memory: bytes that may be used, or text such as "2GiB": kernels that depend on both times take
+            (P T)^2 numbers each.
 
     Raises:
         Diverged: if the learning rate is beyond the kernel's stability and the loss blows up.
@@ -54,6 +55,7 @@ def lazy(problem: Problem, *, tolerance: float = 1e-6, memory: float = 4 * 2**30
     Reference:
         Jacot et al. (arXiv 1806.07572); Bordelon & Pehlevan (arXiv 2205.09653), Section 4.1.
     """
+    check_kind(problem, "lazy")
     began = time.perf_counter()
     keep, drive = problem.memory()
     static = bool((keep == 1).all())

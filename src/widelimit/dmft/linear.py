@@ -9,13 +9,13 @@ import numpy as np
 
 from widelimit.dmft.lazy import lazy
 from widelimit.dmft.linear_state import LinearState
-from widelimit.dmft.problem import Problem, ResidualProblem
+from widelimit.dmft.problem import Problem, ResidualProblem, check_kind
 from widelimit.dmft.residual_linear import residual_linear
 from widelimit.dmft.solution import Solution
 from widelimit.models import activation
 
 
-def linear(problem: Problem, *, memory: float = 4 * 2**30) -> Solution:
+def linear(problem: Problem, *, memory: str | float = 4 * 2**30) -> Solution:
     r"""Returns the training of an infinitely wide deep linear network, exactly, for finite steps.
 
     For phi = identity all fields are linear in Gaussians, and the theory closes in covariances:
@@ -34,7 +34,7 @@ def linear(problem: Problem, *, memory: float = 4 * 2**30) -> Solution:
         problem: with ``activation="identity"``, of any depth, loss, number of outputs, momentum, weight
             decay and batches. A ``ResidualProblem`` has layers 0..L, the stream before and behind branches.
             At gamma0 = 0 the answer is that of ``lazy``.
-        memory: bytes that may be used.
+        memory: bytes that may be used, or text such as "2GiB".
 
     Returns:
         The solution. Its gradients have axes (layer, time, time'), or (layer, time, output, time',
@@ -56,6 +56,7 @@ def linear(problem: Problem, *, memory: float = 4 * 2**30) -> Solution:
         Bordelon & Pehlevan, Self-Consistent Dynamical Field Theory of Kernel Evolution in Wide Neural
         Networks (arXiv 2205.09653), deep linear networks.
     """
+    check_kind(problem, "linear")
     if activation(problem.activation) is not activation("identity"):
         raise ValueError(
             f'dmft.linear solves linear networks, activation="identity"; got {problem.activation!r}. Use '
@@ -74,7 +75,7 @@ def linear(problem: Problem, *, memory: float = 4 * 2**30) -> Solution:
     return state.solution(began)
 
 
-def _lazy(problem: Problem, memory: float) -> Solution:
+def _lazy(problem: Problem, memory: str | float) -> Solution:
     """The lazy limit in the axes of a linear network, whose gradients have no sample."""
     solution = lazy(problem, memory=memory)
     assert solution.gradients is not None

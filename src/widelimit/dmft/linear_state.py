@@ -22,7 +22,7 @@ class LinearState:
     Delta)``; driven_g likewise of G.
     """
 
-    def __init__(self, problem: Problem, memory: float) -> None:
+    def __init__(self, problem: Problem, memory: str | float) -> None:
         """Everything is zero but the kernel behind, and the identity in front."""
         self.problem, self.gamma0 = problem, problem.gamma0
         self.keep, self.drive = problem.memory()

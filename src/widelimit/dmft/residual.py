@@ -11,6 +11,7 @@ from widelimit.dmft.residual_noise import GaussianNoise, Noise, UnitNoise
 from widelimit.dmft.residual_results import Replicas, arrays
 from widelimit.dmft.residual_step import Run, Settings
 from widelimit.dmft.solution import Solution
+from widelimit.kernels.empirical.budget import parse_bytes
 
 _RESPONSES, _RULES = ("auto", "stein", "none"), ("exact", "ntk_euler")
 
@@ -26,7 +27,7 @@ def residual(
     tolerance: float | None = None,
     fields: int = 0,
     paths: int | None = None,
-    memory: int = 2**32,
+    memory: str | float = 2**32,
 ) -> Solution:
     r"""Returns the training of an infinitely wide residual network of finite depth, for finite steps.
 
@@ -60,7 +61,7 @@ def residual(
         fields: draws of h^k and g^k to keep, of the first replica.
         paths: a multiple of the depth: solutions of several depths with the same seed and the same paths
             share their Brownian motions, so that their differences have little noise.
-        memory: bytes that one replica may take.
+        memory: bytes that one replica may take, or text such as "2GiB".
 
     Returns:
         The solution. Layers are 0..L, the stream before and behind branches, and the last feature is what
@@ -198,11 +199,11 @@ def needed(problem: ResidualProblem, size: int) -> int:
     return 8 * (2 * (problem.depth + 1) * columns * size + kernels)
 
 
-def fits(problem: ResidualProblem, samples: int | None, memory: int) -> None:
+def fits(problem: ResidualProblem, samples: int | None, memory: str | float) -> None:
     """Refuses what does not fit, with the numbers."""
-    bytes_needed = needed(problem, samples or variables(problem))
-    if bytes_needed > memory:
+    bytes_needed, allowed = needed(problem, samples or variables(problem)), parse_bytes(memory)
+    if bytes_needed > allowed:
         raise ValueError(
-            f"One replica takes {bytes_needed / 1e6:.0f} MB and memory allows {memory / 1e6:.0f}: take fewer "
-            "samples, points or steps, or more memory."
+            f"One replica takes {bytes_needed / 1e6:.0f} MB and memory allows {allowed / 1e6:.0f}: take "
+            "fewer samples, points or steps, or more memory."
         )

@@ -29,7 +29,7 @@ def infinite_depth(
     response: str = "auto",
     output_rule: str = "exact",
     tolerance: float | None = None,
-    memory: int = 2**32,
+    memory: str | float = 2**32,
 ) -> Solution:
     r"""Returns the limit of a residual network's training as depth goes to infinity after width.
 
@@ -53,7 +53,7 @@ def infinite_depth(
         response: as in ``residual``.
         output_rule: as in ``residual``.
         tolerance: as in ``residual``.
-        memory: bytes that one replica at the last depth may take.
+        memory: bytes that one replica at the last depth may take, or text such as "2GiB".
 
     Returns:
         The solution. Layer k of its order parameters is ``tau = k / depths[0]``. Diagnostics as in

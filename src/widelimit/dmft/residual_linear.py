@@ -13,7 +13,7 @@ from widelimit.dmft.solution import Solution
 from widelimit.dmft.steps import check_memory, float64_errors, outcome, wide
 
 
-def residual_linear(problem: ResidualProblem, *, memory: float = 4 * 2**30) -> Solution:
+def residual_linear(problem: ResidualProblem, *, memory: str | float = 4 * 2**30) -> Solution:
     r"""Returns the training of an infinitely wide linear residual network; ``linear`` calls it.
 
     With ``beta = b L^-alpha`` and a = keep for the first and the last layer, beta keep for branches,
@@ -27,7 +27,7 @@ def residual_linear(problem: ResidualProblem, *, memory: float = 4 * 2**30) -> S
 
     Args:
         problem: with ``activation="identity"``.
-        memory: bytes that may be used.
+        memory: bytes that may be used, or text such as "2GiB".
 
     Raises:
         ValueError: if memory does not suffice.
@@ -60,7 +60,7 @@ class _State:
     driven are as in ``linear``, of H^{-1} = K first.
     """
 
-    def __init__(self, problem: ResidualProblem, memory: float) -> None:
+    def __init__(self, problem: ResidualProblem, memory: str | float) -> None:
         """Everything is zero but the kernel of the inputs."""
         self.problem, self.gamma0, self.depth = problem, problem.gamma0, problem.depth
         self.keep, self.drive = problem.memory()

@@ -11,6 +11,7 @@ import numpy as np
 from widelimit.dmft.checks import check_loss
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem
+from widelimit.kernels.empirical.budget import parse_bytes
 
 
 def float64_errors(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
@@ -76,20 +77,20 @@ def _columns(problem: Problem) -> np.ndarray:
     return np.asarray(problem.targets).reshape(problem.samples, problem.outputs)
 
 
-def check_memory(numbers: int, memory: float) -> int:
+def check_memory(numbers: int, memory: str | float) -> int:
     """Returns the bytes of float64 numbers; refuses them where they are more than memory allows.
 
     Args:
         numbers: how many are held at once.
-        memory: bytes that may be used.
+        memory: bytes that may be used, or text such as "2GiB".
 
     Raises:
         ValueError: if they do not fit.
     """
-    needed = 8 * numbers
-    if needed > memory:
+    needed, allowed = 8 * numbers, parse_bytes(memory)
+    if needed > allowed:
         raise ValueError(
             f"This problem's order parameters take {needed / 1e9:.3g} GB and memory allows "
-            f"{memory / 1e9:.3g}: take fewer points or steps, or pass more memory."
+            f"{allowed / 1e9:.3g}: take fewer points or steps, or pass more memory."
         )
     return needed

@@ -37,6 +37,7 @@ from widelimit.dmft.two_layer_particles import (
     simulate,
     two_times,
 )
+from widelimit.kernels.empirical.budget import parse_bytes
 
 _SIDE = 512
 """Two-time order parameters are kept by default up to this many (time, sample, output) on a side."""
@@ -54,7 +55,7 @@ def two_layer(
     nodes: int | None = None,
     two_time: bool | None = None,
     fields: bool = False,
-    memory: float = 4 * 2**30,
+    memory: str | float = 4 * 2**30,
 ) -> Solution:
     r"""Solves a network with one hidden layer: its neurons are independent particles (h, z).
 
@@ -83,7 +84,7 @@ def two_layer(
         two_time: whether ``features`` and ``gradients`` are kept, at all pairs of times. None keeps them up
             to 512 (time, sample, output) on a side.
         fields: whether h and z of the first replica are kept at all times; a quadrature's have weights.
-        memory: bytes that may be used.
+        memory: bytes that may be used, or text such as "2GiB".
 
     Raises:
         ValueError: for a deeper or residual network, a method that the problem does not have, or what does
@@ -102,6 +103,7 @@ def two_layer(
         Bordelon & Pehlevan, arXiv 2205.09653, Section 4.1; Mei, Montanari & Nguyen, arXiv 1804.06561.
     """
     _check(problem, method, noise, samples, replicas, control_variate)
+    allowed = parse_bytes(memory)
     if problem.gamma0 == 0:
         return lazy(problem)
     began = time.perf_counter()
@@ -110,9 +112,9 @@ def two_layer(
     if method == "particles":
         with jax.enable_x64(precision(problem) is np.float64):
             return _particles(
-                problem, samples, replicas, seed, noise, control_variate, keep, fields, memory, began
+                problem, samples, replicas, seed, noise, control_variate, keep, fields, allowed, began
             )
-    return _deterministic(problem, method, nodes, keep, fields, memory, began)
+    return _deterministic(problem, method, nodes, keep, fields, allowed, began)
 
 
 def _check(

@@ -18,7 +18,7 @@ RESERVED = (
 )  # bytes for tracing, compiling and the gaps malloc leaves; on CPU 65 to 90 MiB were measured
 
 
-def parse_bytes(memory: str | int) -> int:
+def parse_bytes(memory: str | float) -> int:
     """Returns a number of bytes.
 
     Args:
@@ -31,7 +31,10 @@ def parse_bytes(memory: str | int) -> int:
         >>> parse_bytes("1.5 KiB"), parse_bytes("2GB"), parse_bytes(10)
         (1536, 2000000000, 10)
     """
-    found = re.fullmatch(r"\s*([\d.]+)\s*([kmg]i?|)b?\s*", str(memory).lower())
+    text = (
+        memory if isinstance(memory, str) else f"{memory:.0f}" if isinstance(memory, float) else f"{memory}"
+    )
+    found = re.fullmatch(r"\s*([\d.]+)\s*([kmg]i?|)b?\s*", text.lower())
     try:
         size = int(float(found[1]) * UNITS[found[2]]) if found else 0
     except ValueError:
