@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.dmft.two_layer_networks import trained
-from widelimit import dmft
+from widelimit import dmft, models
+from widelimit.dmft.two_layer_noise import is_homogeneous
 from widelimit.dmft.two_layer_particles import form, setting, simulate
 
 RNG = np.random.default_rng(3)
@@ -175,8 +176,55 @@ def test_quadrature_of_no_activation_is_exact():
     closed = dmft.two_layer(problem, method="closed")
     found = dmft.two_layer(problem, method="quadrature", nodes=8)
     np.testing.assert_allclose(found.predictions.values, closed.predictions.values, atol=1e-12)
-    same = dmft.two_layer(dataclasses.replace(problem, activation=lambda x: x), method="closed")
+    phi = models.ACTIVATIONS["identity"]
+    same = dmft.two_layer(dataclasses.replace(problem, activation=phi), method="closed")
     np.testing.assert_array_equal(same.predictions.values, closed.predictions.values)
+
+
+def clipped(x):
+    """The identity on [-3, 3] only."""
+    return jnp.clip(x, -3.0, 3.0)
+
+
+@pytest.mark.parametrize("phi", [clipped, jax.nn.relu6], ids=["clip", "relu6"])
+def test_what_saturates_far_out_is_neither_linear_nor_homogeneous(phi):
+    """Inputs of size 5 reach the flat parts: quadrature is the particles' answer, and closed is refused."""
+    problem = dmft.Problem(
+        targets=[3.0, -3.0],
+        kernel=[[25.0, 5.0], [5.0, 25.0]],
+        steps=6,
+        learning_rate=0.02,
+        gamma0=0.5,
+        activation=phi,
+    )
+    with pytest.raises(ValueError, match='for activation="identity"'):
+        dmft.two_layer(problem, method="closed")
+    exact = dmft.two_layer(problem, method="quadrature", nodes=60)
+    found = dmft.two_layer(problem, replicas=16, control_variate=False)
+    assert exact.diagnostics["quadrature_error"] < 0.02
+    away = np.abs(found.predictions.values - exact.predictions.values)
+    assert (away < 4 * found.predictions.stderr + exact.diagnostics["quadrature_error"]).all()
+
+
+@pytest.mark.parametrize(
+    ("phi", "homogeneous"),
+    [
+        ("identity", True),
+        ("relu", True),
+        (jax.nn.leaky_relu, True),
+        (jnp.abs, True),
+        (lambda x: x, True),
+        (jax.nn.relu6, False),
+        (clipped, False),
+        (jax.nn.elu, False),
+        (jax.nn.softplus, False),
+        ("tanh", False),
+        (lambda x: jnp.where(jnp.abs(x) < 0.01, 0.0, x), False),
+    ],
+)
+def test_homogeneity_holds_at_all_sizes_or_not_at_all(phi, homogeneous):
+    """phi(c x) = c phi(x) decides whether the radius is integrated exactly: small and large x count."""
+    assert is_homogeneous(make(activation=phi)) is homogeneous
 
 
 def test_sheet_of_reference_networks():

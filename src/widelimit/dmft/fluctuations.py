@@ -16,8 +16,8 @@ from widelimit.dmft.fluctuations_linear import Estimate, Moments, moments
 from widelimit.dmft.fluctuations_networks import trained_networks
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem, ResidualProblem
-from widelimit.dmft.steps import wide
-from widelimit.dmft.two_layer_noise import check_draws, draw, gaussian, is_identity, padded, root, starts
+from widelimit.dmft.steps import is_identity, wide
+from widelimit.dmft.two_layer_noise import check_draws, draw, gaussian, padded, root, starts
 from widelimit.dmft.two_layer_particles import form, setting, simulate
 from widelimit.kernels.empirical.budget import parse_bytes
 from widelimit.models import activation

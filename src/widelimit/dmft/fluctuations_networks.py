@@ -13,8 +13,9 @@ import numpy as np
 from widelimit.dmft.checks import Diverged
 from widelimit.dmft.fluctuations_linear import Estimate, Moments
 from widelimit.dmft.problem import Problem
+from widelimit.dmft.steps import is_identity
 from widelimit.dmft.two_layer import two_layer
-from widelimit.dmft.two_layer_noise import draw, is_identity, root, starts
+from widelimit.dmft.two_layer_noise import draw, root, starts
 from widelimit.dmft.two_layer_particles import (
     Form,
     Setting,

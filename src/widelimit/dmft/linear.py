@@ -12,7 +12,7 @@ from widelimit.dmft.linear_state import LinearState
 from widelimit.dmft.problem import Problem, ResidualProblem, check_kind
 from widelimit.dmft.residual_linear import residual_linear
 from widelimit.dmft.solution import Solution
-from widelimit.models import activation
+from widelimit.dmft.steps import is_identity
 
 
 def linear(problem: Problem, *, memory: str | float = 4 * 2**30) -> Solution:
@@ -57,7 +57,7 @@ def linear(problem: Problem, *, memory: str | float = 4 * 2**30) -> Solution:
         Networks (arXiv 2205.09653), deep linear networks.
     """
     check_kind(problem, "linear")
-    if activation(problem.activation) is not activation("identity"):
+    if not is_identity(problem):
         raise ValueError(
             f'dmft.linear solves linear networks, activation="identity"; got {problem.activation!r}. Use '
             "dmft.two_layer or dmft.mlp."

@@ -12,6 +12,7 @@ from widelimit.dmft.checks import check_loss
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem
 from widelimit.kernels.empirical.budget import parse_bytes
+from widelimit.models import activation
 
 
 def float64_errors(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
@@ -61,6 +62,17 @@ def outcome(problem: Problem, f: np.ndarray) -> tuple[Labelled, Labelled]:
         check_loss(step, float(loss), float(losses[0]))
     values, axes = (f, ("time", "sample", "output")) if wide(problem) else (f[..., 0], ("time", "sample"))
     return Labelled(values, axes), Labelled(losses, ("time",))
+
+
+def is_identity(problem: Problem) -> bool:
+    """Returns whether the network is linear: its activation is ``"identity"``, by name or as that function.
+
+    A function of one's own is not looked at: no finite number of its values says what it does elsewhere.
+
+    Args:
+        problem: that is solved.
+    """
+    return activation(problem.activation) is activation("identity")
 
 
 def wide(problem: Problem) -> bool:

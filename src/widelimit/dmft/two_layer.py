@@ -15,14 +15,13 @@ from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.lazy import lazy
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.solution import Solution
-from widelimit.dmft.steps import float64_losses, wide
+from widelimit.dmft.steps import float64_losses, is_identity, wide
 from widelimit.dmft.two_layer_noise import (
     Noise,
     basis,
     check_draws,
     draw,
     grids,
-    is_identity,
     root,
     starts,
 )

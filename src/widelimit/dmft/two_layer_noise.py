@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.dmft.problem import Problem
+from widelimit.dmft.steps import is_identity
 from widelimit.models import activation
 
 Noise = Literal["matched", "antithetic", "plain"]
@@ -76,23 +77,15 @@ def check_draws(noise: str, samples: int, rank: int, outputs: int) -> None:
         )
 
 
-def is_identity(problem: Problem) -> bool:
-    """Whether phi(x) = x."""
-    x, value = _probe(problem, 1.0)
-    return bool(np.array_equal(x, value))
-
-
 def is_homogeneous(problem: Problem) -> bool:
-    """Whether phi(c x) = c phi(x) for c > 0, as of ReLU."""
-    _, one = _probe(problem, 1.0)
-    _, two = _probe(problem, 2.0)
-    return bool(np.allclose(two, 2 * one, rtol=1e-6, atol=0.0))
-
-
-def _probe(problem: Problem, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Places on both sides of 0, and phi there."""
-    x = scale * np.asarray([-3.0, -1.0, -0.25, 0.0, 0.25, 1.0, 3.0], np.float32)
-    return x, np.asarray(activation(problem.activation)(jnp.asarray(x)))
+    """Whether phi(c x) = c phi(x) for c > 0, as of ReLU: by name, or seen at sizes from 1e-3 to 1e3."""
+    phi = activation(problem.activation)
+    if phi in (activation("identity"), activation("relu")):
+        return True
+    size = np.geomspace(1e-3, 1e3, 1201).astype(np.float32)
+    value = np.asarray(phi(jnp.asarray(np.stack([-size, 0 * size, size]))))
+    one = np.asarray(phi(jnp.asarray([[-1.0], [0.0], [1.0]], np.float32)))
+    return bool(np.allclose(value, one * size, rtol=1e-5, atol=0.0))
 
 
 def basis(dimensions: int) -> tuple[np.ndarray, np.ndarray]:
