@@ -31,9 +31,7 @@ def parse_bytes(memory: str | float) -> int:
         >>> parse_bytes("1.5 KiB"), parse_bytes("2GB"), parse_bytes(10)
         (1536, 2000000000, 10)
     """
-    text = (
-        memory if isinstance(memory, str) else f"{memory:.0f}" if isinstance(memory, float) else f"{memory}"
-    )
+    text = f"{memory:.0f}" if isinstance(memory, float) else str(memory)
     found = re.fullmatch(r"\s*([\d.]+)\s*([kmg]i?|)b?\s*", text.lower())
     try:
         size = int(float(found[1]) * UNITS[found[2]]) if found else 0
