@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,48 @@ RATES = np.linspace(0.3, 0.1, 7)
 def problem(kind=dmft.Problem, **settings):
     """Three samples, seven steps."""
     return kind(**{**BASE, **settings})
+
+
+def test_numbers_are_stored_as_such():
+    """Whole floats, NumPy's numbers and arrays without axes become int and float: solvers and files take
+    them."""
+    given = problem(
+        steps=np.float64(7.0), depth=2.0, gamma0=np.float32(0.5), momentum=0, weight_decay=np.array(0)
+    )
+    kept = [given.steps, given.depth, given.gamma0, given.momentum, given.weight_decay]
+    assert kept == [7, 2, 0.5, 0, 0] and [type(x) for x in kept] == [int, int, float, float, float]
+    shape = dmft.ProportionalProblem(nu=np.float32(1), steps=3.0, eta0=0.1, depth=np.int32(2), branch_scale=1)
+    assert [type(x) for x in (shape.nu, shape.steps, shape.depth, shape.branch_scale)] == [
+        float,
+        int,
+        int,
+        float,
+    ]
+    assert dmft.proportional(shape).loss.values.shape == (4,)
+    for wrong in ({"nu": "1"}, {"steps": np.nan}, {"g": [1.0]}, {"depth": None}):
+        with pytest.raises((ValueError, TypeError), match=f"{next(iter(wrong))} must be"):
+            dmft.ProportionalProblem(**{"nu": 1.0, "steps": 3, "eta0": 0.1, **wrong})
+
+
+def test_targets_that_a_loss_can_take():
+    """Soft labels in single precision, one-hot ones, signs of several outputs, and an own loss of vectors."""
+    soft = np.asarray(jax.nn.softmax(jnp.asarray(RNG.standard_normal((3, 40)), jnp.float32)))
+    for loss, targets in (
+        ("cross_entropy", soft),
+        ("cross_entropy", np.eye(2, dtype=int)[[0, 1, 1]]),
+        ("logistic", np.array([[1, -1], [1, 1], [-1, -1]])),
+        (lambda f, y: jnp.max(jnp.abs(f - y)), np.eye(3)),
+    ):
+        assert problem(loss=loss, targets=targets).outputs == targets.shape[1]
+
+
+def test_other_things_than_problems_are_refused():
+    """Solvers say what they solve."""
+    for solve in (dmft.lazy, dmft.linear):
+        with pytest.raises(TypeError, match=f"dmft.{solve.__name__} solves a dmft.Problem or .* got dict"):
+            solve({})
+    with pytest.raises(TypeError, match="solves a dmft.ProportionalProblem; got Problem"):
+        dmft.proportional(problem())
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
@@ -126,6 +169,12 @@ def test_a_problem_can_be_changed():
         changed = dataclasses.replace(given, gamma0=3.0)
         assert changed.gamma0 == 3.0
         np.testing.assert_array_equal(changed.kernel, given.kernel)
+    given = problem(test_inputs=INPUTS[3:])
+    with pytest.raises(ValueError, match="with dataclasses.replace, new inputs need kernel=None"):
+        dataclasses.replace(given, inputs=INPUTS[:3] + 1)
+    changed = dataclasses.replace(given, inputs=INPUTS[:3] + 1, kernel=None)
+    np.testing.assert_allclose(changed.kernel[:3, :3], (INPUTS[:3] + 1) @ (INPUTS[:3] + 1).T / 3)
+    assert dataclasses.replace(given, kernel=np.eye(4), inputs=None, test_inputs=None).points == 4
 
 
 WRONG = [
@@ -157,6 +206,32 @@ WRONG = [
     ({"batches": np.zeros((6, 2), int)}, r"batches must be whole numbers from 0 to 2, shape \[7, B\]"),
     ({"batches": np.full((7, 2), 3)}, "batches must be whole numbers"),
     ({"batches": np.zeros((7, 2))}, "batches must be whole numbers"),
+    ({"steps": np.inf}, "steps must be a whole number, 1 or more; got inf"),
+    ({"steps": np.nan}, "steps must be a whole number, 1 or more; got nan"),
+    ({"steps": "3"}, "steps must be one real number; got '3'"),
+    ({"depth": True}, "depth must be one real number; got True"),
+    ({"gamma0": "1"}, "gamma0 must be one real number; got '1'"),
+    ({"gamma0": np.ones(2)}, r"gamma0 must be one real number; got an array of shape \(2,\)"),
+    ({"gamma0": 1j}, "gamma0 must be one real number"),
+    ({"momentum": None}, "momentum must be one real number; got None"),
+    ({"momentum": np.nan}, "momentum must lie in"),
+    ({"weight_decay": [0.1]}, "weight_decay must be one real number; got an array"),
+    ({"kind": dmft.ResidualProblem, "branch_scale": "1"}, "branch_scale must be one real number"),
+    ({"loss": "logistic"}, "takes targets -1 and 1; got 0.5: labels y of 0 and 1 become 2 y - 1"),
+    ({"loss": "logistic", "targets": [1.0, 0.0, 1.0]}, "takes targets -1 and 1; got 0"),
+    ({"loss": "cross_entropy"}, r"shape \[P, C\], probabilities of C >= 2 classes; got shape \(3,\)"),
+    ({"loss": "cross_entropy", "targets": np.ones((3, 1))}, r"C >= 2 classes; got shape \(3, 1\)"),
+    ({"loss": "cross_entropy", "targets": [[0, 1], [1, 1], [1, 0]]}, "row 1 sums to 2"),
+    ({"loss": "cross_entropy", "targets": [[0, 1], [1, 0], [2, -1]]}, "row 2 sums to 1 and its least is -1"),
+    (
+        {"loss": lambda f, y: f - y, "targets": np.eye(3)},
+        r"give one real number .* \[3\]; got shape \[3\] of",
+    ),
+    ({"loss": lambda f, y: (f > y).sum()}, r"give one real number .*; got shape \[\] of int"),
+    ({"loss": lambda f, y: (f, y)}, r"give one real number .*; got tuple"),
+    ({"loss": lambda f, y: jnp.sum(f[0])}, "loss must be a function of one sample's .* it raised"),
+    ({"loss": lambda f: f**2}, "that JAX can differentiate; it raised TypeError"),
+    ({"loss": lambda f, y: math.hypot(f, y)}, "that JAX can differentiate; it raised"),
 ]
 
 

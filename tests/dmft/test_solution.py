@@ -78,6 +78,15 @@ def test_what_is_saved_is_what_is_loaded(settings, tmp_path):
     np.testing.assert_array_equal(again.predictions.values, saved.predictions.values)
 
 
+def test_numbers_of_numpy_survive_a_file(tmp_path):
+    """Steps, depth and gamma0 given as NumPy's numbers are whole and solvable after loading."""
+    found = solution(steps=np.int64(3), depth=np.int32(2), gamma0=np.float32(0.5))
+    found.save(tmp_path / "one.npz")
+    loaded = dmft.Solution.load(tmp_path / "one.npz").problem
+    assert [repr(x) for x in (loaded.steps, loaded.depth, loaded.gamma0)] == ["3", "2", "0.5"]
+    np.testing.assert_array_equal(dmft.linear(loaded).loss.values, found.loss.values)
+
+
 def test_residual_problems_come_back_as_such(tmp_path):
     """The kind of problem, its branches and the number of the first layer survive."""
     found = dmft.linear(

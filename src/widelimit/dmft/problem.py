@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from widelimit.dmft.arguments import check_targets, number, whole
 from widelimit.dmft.losses import Loss, loss_function
 from widelimit.kernels.matrices import as_float64, check_semi_definite
 from widelimit.models import MLPConfig, ResidualMLPConfig, activation
@@ -37,16 +38,17 @@ class Problem:
         inputs: of the training points, shape [P, D].
         test_inputs: of M test points, shape [M, D].
         kernel: K in place of the inputs, shape [P, P], or [P + M, P + M] with test points last.
-        loss: ``"mse"`` (``|f - y|^2 / 2``), ``"logistic"`` (targets -1 and 1), ``"cross_entropy"`` (one-hot
-            targets), or a differentiable function of one sample's (f, y), both of shape [C] (or [] if
-            targets are [P]).
+        loss: ``"mse"`` (``|f - y|^2 / 2``), ``"logistic"`` (targets -1 and 1), ``"cross_entropy"`` (targets
+            [P, C] that are probabilities, such as one-hot labels), or a differentiable function of one
+            sample's (f, y), both of shape [C] (or [] if targets are [P]).
         momentum: heavy ball, ``m <- momentum m + gradient``, in [0, 1).
         weight_decay: lambda, ``theta <- (1 - eta lambda) theta`` at every step beside the gradient's.
         batches: indices of the training points that each step sees, shape [T, B]; None is all of them.
 
     Raises:
-        ValueError: if shapes do not fit, numbers are not finite, K is not positive semi-definite, or both or
-            neither of inputs and kernel are given.
+        TypeError: for what is not a number, a name or a function where one is expected.
+        ValueError: if shapes do not fit, numbers are not finite, K is not positive semi-definite, targets are
+            none that the loss takes, or both or neither of inputs and kernel are given.
 
     Example:
         >>> kernel = [[1.0, 0.2], [0.2, 1.0]]
@@ -80,10 +82,12 @@ class Problem:
             raise ValueError(f"targets must have shape [P] or [P, C]; got {targets.shape}.")
         self._set("targets", targets)
         for name in ("steps", "depth"):
-            if int(getattr(self, name)) != getattr(self, name) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number, 1 or more; got {getattr(self, name)!r}.")
+            self._set(name, whole(getattr(self, name), name))
+        for name in ("gamma0", "momentum", "weight_decay"):
+            self._set(name, number(getattr(self, name), name))
         activation(self.activation)
         loss_function(self.loss)
+        check_targets(self.loss, targets)
         if not (math.isfinite(self.gamma0) and self.gamma0 >= 0):
             raise ValueError(f"gamma0 must be a finite number, 0 (lazy) or more; got {self.gamma0!r}.")
         if not 0 <= self.momentum < 1:
@@ -125,7 +129,7 @@ class Problem:
     def _check_data(self) -> None:
         """Inputs or a kernel, and a kernel that can be one."""
         if self.inputs is None and self.kernel is None:
-            raise ValueError("Give either inputs (and test_inputs) or kernel, not both and not neither.")
+            raise ValueError("Give either inputs (and test_inputs) or kernel; got neither.")
         if self.inputs is not None:
             inputs, _ = as_float64(self.inputs, "inputs")
             if inputs.ndim != 2 or len(inputs) != self.samples or not inputs.size:
@@ -140,7 +144,10 @@ class Problem:
             kernel = x @ x.T / x.shape[1]
             # dataclasses.replace hands the inputs' own kernel back
             if self.kernel is not None and not np.array_equal(np.asarray(self.kernel), kernel):
-                raise ValueError("Give either inputs (and test_inputs) or kernel, not both and not neither.")
+                raise ValueError(
+                    "Give either inputs (and test_inputs) or kernel, not both: with dataclasses.replace, new "
+                    "inputs need kernel=None, and a new kernel needs inputs=None and test_inputs=None."
+                )
             self._set("kernel", kernel)
             return
         if self.test_inputs is not None:
@@ -284,6 +291,8 @@ class ResidualProblem(Problem):
     def __post_init__(self) -> None:
         """Checks the branches too."""
         super().__post_init__()
+        for name in ("branch_scale", "branch_exponent"):
+            self._set(name, number(getattr(self, name), name))
         if not (0 < self.branch_scale < math.inf and 0.5 <= self.branch_exponent <= 1):
             raise ValueError(
                 "branch_scale must be positive and branch_exponent lie in [1/2, 1]; got "
@@ -308,4 +317,20 @@ class ResidualProblem(Problem):
             final_activation=self.final_activation,
             activation=self.activation,
             bias=False,
+        )
+
+
+def check_kind(problem: object, solver: str) -> None:
+    """Refuses what is no problem.
+
+    Args:
+        problem: as given to a solver that takes both kinds.
+        solver: its name.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"dmft.{solver} solves a dmft.Problem or a dmft.ResidualProblem; got {type(problem).__name__}."
         )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from widelimit.dmft.arguments import number, whole
 from widelimit.dmft.checks import check_loss
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.proportional_residual import ResidualSteps
@@ -69,8 +70,10 @@ class ProportionalProblem:
     def __post_init__(self) -> None:
         """Checks everything once, and turns the rate into a float64 array."""
         for name in ("steps", "depth"):
-            if int(getattr(self, name)) != getattr(self, name) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number, 1 or more; got {getattr(self, name)!r}.")
+            object.__setattr__(self, name, whole(getattr(self, name), name))
+        for name in ("nu", "g", "data", "batch", "branch_scale"):
+            if not (name == "branch_scale" and self.branch_scale is None):
+                object.__setattr__(self, name, number(getattr(self, name), name))
         for name in ("nu", "data", "batch"):
             if not getattr(self, name) > 0:
                 raise ValueError(
@@ -200,6 +203,7 @@ def proportional(problem: ProportionalProblem) -> Proportional:
 
     Raises:
         Diverged: if training does, with the step.
+        TypeError: for another kind of problem.
 
     Example:
         >>> solution = proportional(ProportionalProblem(nu=1.0, steps=20, eta0=0.05))
@@ -209,6 +213,8 @@ def proportional(problem: ProportionalProblem) -> Proportional:
     Reference:
         arXiv 2502.02531; the equations above are derived for discrete steps, and checked against networks.
     """
+    if not isinstance(problem, ProportionalProblem):
+        raise TypeError(f"dmft.proportional solves a dmft.ProportionalProblem; got {type(problem).__name__}.")
     started = time.monotonic()
     steps = Steps(problem) if problem.branch_scale is None else ResidualSteps(problem)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is a divergence, and said here

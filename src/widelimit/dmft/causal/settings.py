@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.dmft.arguments import whole
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.models import activation
 
@@ -85,9 +86,7 @@ def settings(problem: Problem, **asked: Any) -> Settings:
             + (": use dmft.residual." if isinstance(problem, ResidualProblem) else ".")
         )
     for name, least in (("samples", 2), ("replicas", 2), ("response_samples", 1), ("fields", 0), ("seed", 0)):
-        value = asked[name]
-        if isinstance(value, bool) or int(value) != value or value < least:
-            raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}.")
+        asked[name] = whole(asked[name], name, least)
     for name, known in (("response", RESPONSES), ("output_rule", OUTPUT_RULES), ("dtype", DTYPES)):
         if asked[name] not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {asked[name]!r}.")
