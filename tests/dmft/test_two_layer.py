@@ -320,6 +320,19 @@ def test_control_variate_helps_and_does_not_move_the_mean():
     assert chi(less, exact) < 4 and chi(plain, exact) < 4
 
 
+@pytest.mark.parametrize("phi", [jax.nn.leaky_relu, jnp.abs], ids=["leaky_relu", "abs"])
+def test_without_a_lazy_answer_there_is_no_control_variate(phi):
+    """Kinks that analytic kernels do not know: the default goes on without, says so, and is right."""
+    problem = make(activation=phi, learning_rate=0.05)
+    found = dmft.two_layer(problem, replicas=16)
+    exact = dmft.two_layer(problem, method="quadrature", nodes=256)
+    assert found.diagnostics["control_variate"] is False
+    assert dmft.two_layer(make(), samples=64).diagnostics["control_variate"] is True
+    assert chi(found, exact.predictions.values) < 4
+    with pytest.raises(ValueError, match="control_variate=True needs"):
+        dmft.two_layer(problem, control_variate=True)
+
+
 def test_speed_problem_meets_its_error():
     """ReLU, P = 25, T = 200 by default: an error below 0.2% of the initial loss at every step."""
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.dmft.checks import check_field, check_loss
+from widelimit.dmft.checks import Diverged, check_field, check_loss
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.lazy import lazy
 from widelimit.dmft.problem import Problem, ResidualProblem
@@ -77,7 +77,8 @@ def two_layer(
         noise: ``"matched"`` (both signs of h and of z, sample covariance exact), ``"antithetic"`` (both signs
             of z) or ``"plain"``: a replica is then a network of width ``samples``.
         control_variate: subtract what the same noise does to the lazy limit, whose answer is known. None does
-            so unless weights decay.
+            so unless weights decay or ``lazy`` has no answer (its kernel of an activation with kinks other
+            than ReLU may be too rough); ``diagnostics["control_variate"]`` says which.
         nodes: of the quadrature, in each direction; None is as many as fit 2^18 points, at most 256 (on a
             sphere 512, on a circle 4096).
         two_time: whether ``features`` and ``gradients`` are kept, at all pairs of times. None keeps them up
@@ -190,8 +191,8 @@ def _particles(
     dtype, factor = precision(problem), root(problem)
     needed = _fit(problem, samples, keep, fields, memory, np.dtype(dtype).itemsize)
     kind, at = form(problem), setting(problem, dtype)
-    control = not problem.weight_decay if control is None else control
     average = {name: _Average() for name in ("ntk", "features", "gradients")}
+    known = _exact_lazy(problem, control)
     runs, shifts, kept = [], [], None
     for stream in np.random.default_rng(seed).spawn(replicas):
         places = np.concatenate(draw(factor.shape[1], problem.outputs, samples, noise, stream))
@@ -200,7 +201,7 @@ def _particles(
         runs.append(np.asarray(path.predictions, np.float64))
         _guard(problem, runs[-1], path.size)
         average["ntk"].add(path.ntk)
-        if control:
+        if known is not None:
             shifts.append(np.asarray(lazy_path(kind, at, path.ntk[0]), np.float64))
         if keep:
             phi, g = two_times(kind, path.h, path.z, start[2])
@@ -209,12 +210,13 @@ def _particles(
         if fields and kept is None:
             kept = _fields(problem, path)
     f, ratio = np.stack(runs), 1.0
-    if control:
-        f, ratio = _controlled(f, np.stack(shifts) - _exact_lazy(problem))
+    if known is not None:
+        f, ratio = _controlled(f, np.stack(shifts) - known)
     diagnostics = {
         "samples": samples,
         "replicas": replicas,
         "replica_spread": _spread(problem, f),
+        "control_variate": known is not None,
         "control_variate_ratio": ratio,
         "effective_rank": _effective_rank(problem),
         "bytes": needed,
@@ -288,9 +290,20 @@ def lazy_path(kind: Form, at: Setting, kernel: jax.Array) -> jax.Array:
     return jnp.concatenate([path, last[None]])
 
 
-def _exact_lazy(problem: Problem) -> np.ndarray:
-    """Predictions [T + 1, n, C] of the lazy limit."""
-    return np.asarray(lazy(problem).predictions.values).reshape(-1, problem.points, problem.outputs)
+def _exact_lazy(problem: Problem, control: bool | None) -> np.ndarray | None:
+    """Predictions [T + 1, n, C] of the lazy limit; None if it is not wanted, or has none and need not."""
+    if control is False or (control is None and problem.weight_decay):
+        return None
+    try:
+        found = lazy(problem)
+    except (ValueError, Diverged) as error:
+        if control is None:
+            return None
+        raise ValueError(
+            "control_variate=True needs the answer of dmft.lazy, which this problem does not have to 1e-6 "
+            "(an activation with a kink, or training that diverges): leave control_variate out."
+        ) from error
+    return np.asarray(found.predictions.values).reshape(-1, problem.points, problem.outputs)
 
 
 def _controlled(f: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, float]:
