@@ -120,9 +120,14 @@ PRESETS = {
 
 
 FIELDS = 2000  # sites of DMFT of which fields are kept, for densities
-# Without responses only the kernel's own dynamics has the right lazy limit: the exact rule would lose what
-# reaches f through them, at any gamma0.
-_NONE: dict[str, Any] = {"response": "none", "output_rule": "ntk_euler"}
+# How each prediction is solved, and with which share of the sites. Without responses only the kernel's own
+# dynamics has the right lazy limit: the exact rule would lose what reaches f through them, at any gamma0.
+# It is an Euler step, so that its own error is measured too, with responses.
+STAGES: dict[str, tuple[int, dict[str, Any]]] = {
+    "dmft": (1, {}),
+    "none": (4, {"response": "none", "output_rule": "ntk_euler"}),
+    "euler": (4, {"output_rule": "ntk_euler"}),
+}
 
 
 def run(config: Config, directory: Path) -> Summary:
@@ -180,14 +185,14 @@ def _work(config: Config) -> dict[str, float]:
     side = points * (config.steps + 1)
     sites = 2.0 * 8 * config.depth * config.replicas * config.sites * side**2 * outputs
     networks = sum(6.0 * n**2 * config.seeds(n) for n in config.widths) * config.depth * side * (1 + outputs)
-    return {"dmft": sites, "none": sites / 4, "networks": networks}
+    return {name: sites / share for name, (share, _) in STAGES.items()} | {"networks": networks}
 
 
 def _solve(config: Config, results: Results, progress: Progress, problem: dmft.Problem, name: str) -> Regime:
-    """One regime: DMFT, DMFT without responses, the NTK, and networks; what is done is read."""
+    """One regime: predictions of infinite width, and networks; what is done is read."""
     work, place = _work(config), results.directory
     solutions = {}
-    for stage, share in (("dmft", 1), ("none", 4)):
+    for stage, (share, options) in STAGES.items():
         file = place / f"{name}-{stage}.npz"
         if not results.find(regime=name, stage=stage):
             started = time.monotonic()
@@ -197,7 +202,7 @@ def _solve(config: Config, results: Results, progress: Progress, problem: dmft.P
                 samples=sites,
                 replicas=config.replicas,
                 seed=config.seed,
-                **({} if stage == "dmft" else _NONE),
+                **options,
                 fields=min(FIELDS, sites),
                 directory=place / f"{name}-{stage}-replicas",
             )
@@ -223,7 +228,9 @@ def _solve(config: Config, results: Results, progress: Progress, problem: dmft.P
         progress.finished(
             describe(name, f"networks of width {config.widths[-1]}", last, seconds), work["networks"]
         )
-    return Regime(name, problem, solutions["dmft"], solutions["none"], dmft.lazy(problem), ensembles)
+    return Regime(
+        name, problem, solutions["dmft"], solutions["none"], solutions["euler"], dmft.lazy(problem), ensembles
+    )
 
 
 def kernel_times(config: Config) -> tuple[int, ...]:

@@ -45,7 +45,8 @@ class Regime:
         name: "lazy" or "rich".
         problem: what was solved.
         full: DMFT's solution.
-        none: without response functions.
+        none: without response functions, f by the kernel's own Euler steps.
+        euler: with responses, f by the same steps: what the rule alone misses.
         lazy: the NTK's, exact.
         ensembles: the networks.
     """
@@ -54,6 +55,7 @@ class Regime:
     problem: dmft.Problem
     full: dmft.Solution
     none: dmft.Solution
+    euler: dmft.Solution
     lazy: dmft.Solution
     ensembles: Ensembles
 

@@ -31,7 +31,7 @@ def test_contract(smoke):
     summary, directory = smoke
     rows, written = stored(directory)
     stages = [(row["regime"], row["stage"]) for row in rows]
-    assert stages == [(r, s) for r in ("lazy", "rich") for s in ("dmft", "none", "networks")]
+    assert stages == [(r, s) for r in ("lazy", "rich") for s in ("dmft", "none", "euler", "networks")]
     assert len(written["claims"]) == dmft_limit_report.CLAIMS
     assert {path.name for path in directory.glob("*.png")} == {"limit.png"}
     verdicts = {claim.name: claim.holds for claim in summary.claims}
@@ -45,10 +45,10 @@ def test_killed_between_stages_it_ends_with_the_same_numbers(smoke, tmp_path):
     _, directory = smoke
     place = tmp_path / "killed"
     shutil.copytree(directory, place)
-    for name in ("summary.json", "report.md", "limit.png", "rich-dmft.npz", "rich-none.npz"):
+    for name in ("summary.json", "report.md", "limit.png", "rich-dmft.npz", "rich-euler.npz"):
         (place / name).unlink()
     lines = (directory / "rows.jsonl").read_bytes().splitlines(keepends=True)
-    (place / "rows.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    (place / "rows.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:20])
     shutil.rmtree(place / "rich-networks")
     run(SMOKE, place)
     assert stored(place) == stored(directory)
@@ -81,7 +81,7 @@ def test_distances_have_no_noise_on_average():
     many = finite_ensemble(problem, [2], 16000, seed=1, measures=(), times=()).solution(2)
     others = finite_ensemble(problem, [2, 16], 8000, seed=2, measures=(), times=())
     lazy = dmft.lazy(problem)
-    one = Regime("rich", problem, many, lazy, lazy, others)
+    one = Regime("rich", problem, many, lazy, lazy, lazy, others)
     found = one.rates["predictions"]
     assert abs(found.mean[0]) < 4 * found.mean_stderr[0]
     assert found.mean[1] > 4 * found.mean_stderr[1]  # another width is another mean
@@ -93,7 +93,7 @@ def test_off_takes_the_noise_off():
     problem = make_problem(config, load(config), 1.0)
     networks = finite_ensemble(problem, [16, 32], 400, seed=3, measures=(), times=())
     lazy = dmft.lazy(problem)
-    one = Regime("rich", problem, lazy, lazy, lazy, networks)
+    one = Regime("rich", problem, lazy, lazy, lazy, lazy, networks)
     limit = one.extrapolated.predictions
     rng = np.random.default_rng(0)
     error = 0.01 * np.ones_like(limit.values)
