@@ -9,15 +9,12 @@ import os
 import tempfile
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from widelimit.dmft.causal.collect import Arrays
 from widelimit.dmft.causal.settings import Settings
-from widelimit.dmft.losses import loss_function
+from widelimit.dmft.identity import functions
 from widelimit.dmft.problem import Problem
-from widelimit.models import activation
 
 _FREE = ("replicas", "control_variate")  # settings that leave each replica as it is
 
@@ -87,24 +84,12 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _digest(problem: Problem, settings: Settings) -> str:
-    """What a replica's numbers depend on; functions by their values at some points."""
+    """What a replica's numbers depend on."""
     keep, drive = problem.memory()
-    points = jnp.linspace(-3.0, 3.0, 61)
-    phi = np.asarray(activation(problem.activation)(points))
-    targets = jnp.asarray(np.asarray(problem.targets), jnp.float32)
-    losses = jax.vmap(loss_function(problem.loss))(targets + 0.25, targets)
     free = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _FREE}
     digest = hashlib.sha256(json.dumps(free, sort_keys=True).encode())
-    for array in (
-        problem.targets,
-        problem.kernel,
-        problem.gamma0,
-        keep,
-        drive,
-        problem.shares(),
-        phi,
-        losses,
-    ):
+    digest.update(functions(problem).encode())
+    for array in (problem.targets, problem.kernel, problem.gamma0, keep, drive, problem.shares()):
         value = np.asarray(array)
         digest.update(str((value.shape, value.dtype)).encode())
         digest.update(np.ascontiguousarray(value).tobytes())
