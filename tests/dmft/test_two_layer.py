@@ -396,6 +396,14 @@ def test_a_solution_survives_its_file(tmp_path):
     np.testing.assert_array_equal(read.fields["z"].values, solution.fields["z"].values)
 
 
+def test_gamma0_zero_has_both_times():
+    """Order parameters of the lazy limit are there between all pairs of times, wished for or not."""
+    for two_time in (None, True):
+        found = dmft.two_layer(make(gamma0=0.0), two_time=two_time)
+        assert found.features.axes == ("layer", "time", "sample", "time'", "sample'")
+        assert found.features.values.shape == (1, 13, 2, 13, 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "sentence"),
     [
@@ -409,6 +417,29 @@ def test_a_solution_survives_its_file(tmp_path):
         ({}, {"samples": 10**8}, "GiB"),
         ({}, {"method": "quadrature", "nodes": 2000}, "GiB"),
         ({"weight_decay": 0.1}, {"control_variate": True}, "weight_decay = 0"),
+        ({}, {"samples": "many"}, "samples must be"),
+        ({}, {"samples": 64.0}, "samples must be"),
+        ({}, {"seed": -1}, "seed must be"),
+        ({}, {"nodes": -4}, 'nodes is for method="quadrature"'),
+        ({}, {"method": "quadrature", "nodes": -4}, "nodes must be"),
+        ({}, {"method": "quadrature", "noise": "plain"}, 'noise is for method="particles"'),
+        ({}, {"method": "quadrature", "control_variate": True}, 'control_variate is for method="particles"'),
+        ({"activation": "identity"}, {"method": "closed", "noise": "foo"}, 'noise is for method="particles"'),
+        (
+            {"activation": "identity"},
+            {"method": "closed", "samples": -3},
+            'samples is for method="particles"',
+        ),
+        (
+            {"activation": "identity"},
+            {"method": "closed", "replicas": 0},
+            'replicas is for method="particles"',
+        ),
+        ({"activation": "identity"}, {"method": "closed", "nodes": 8}, 'nodes is for method="quadrature"'),
+        ({}, {"fields": 3}, "fields True or False"),
+        ({}, {"two_time": "yes"}, "two_time is None, True or False"),
+        ({"gamma0": 0.0}, {"fields": True}, "fields=True needs gamma0 > 0"),
+        ({"gamma0": 0.0}, {"samples": 8}, "at least 16 samples"),
         ({"targets": np.eye(8)[:2]}, {"method": "quadrature"}, "too few"),
     ],
 )

@@ -17,7 +17,7 @@ from widelimit.dmft.fluctuations_networks import trained_networks
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.steps import is_identity, wide
-from widelimit.dmft.two_layer_noise import check_draws, draw, gaussian, padded, root, starts
+from widelimit.dmft.two_layer_noise import check_draws, check_whole, draw, gaussian, padded, root, starts
 from widelimit.dmft.two_layer_particles import form, setting, simulate
 from widelimit.kernels.empirical.budget import parse_bytes
 from widelimit.models import activation
@@ -170,8 +170,7 @@ def _propagated(
         rules = padded([gaussian(rank + outputs, count) for count in (max(3, int(size / 1.4)), size)])
     else:  # noise that matches second moments would lower the fourth, which variances are
         check_draws("antithetic", samples, rank, outputs)
-        if int(replicas) != replicas or replicas < 2:
-            raise ValueError(f"replicas must be a whole number, 2 or more; got {replicas!r}.")
+        check_whole("replicas", replicas, 2)
         streams = np.random.default_rng(seed).spawn(replicas)
         drawn = (np.concatenate(draw(rank, outputs, samples, "antithetic", stream)) for stream in streams)
         rules = [(places, np.full(samples, 1 / samples)) for places in drawn]
@@ -200,8 +199,7 @@ def _nodes(problem: Problem, dimensions: int, nodes: int | None) -> int:
                 f"Quadrature in {dimensions} dimensions (the kernel's rank and the outputs) would have "
                 f'{nodes} nodes in each: too few. Take method="propagator".'
             )
-    if int(nodes) != nodes or nodes < 3:
-        raise ValueError(f"nodes must be a whole number, 3 or more; got {nodes!r}.")
+    check_whole("nodes", nodes, 3)
     return int(nodes)
 
 

@@ -20,6 +20,7 @@ from widelimit.dmft.two_layer_noise import (
     Noise,
     basis,
     check_draws,
+    check_whole,
     draw,
     grids,
     root,
@@ -40,6 +41,8 @@ from widelimit.kernels.empirical.budget import parse_bytes
 
 _SIDE = 512
 """Two-time order parameters are kept by default up to this many (time, sample, output) on a side."""
+_DRAWN = {"samples": 1024, "replicas": 8, "noise": "matched", "control_variate": None}
+"""Options of drawn particles, as they are by default: nothing else has a use for others."""
 
 
 def two_layer(
@@ -72,8 +75,9 @@ def two_layer(
         samples: particles of a replica.
         replicas: independent runs, for the error bars.
         seed: of the noise; problems of one shape share it (common random numbers).
-        method: as above. Only ``"particles"`` has error bars; ``"quadrature"`` compares two grids and
-            reports ``diagnostics["quadrature_error"]``, the largest change of a prediction.
+        method: as above. Only ``"particles"`` has error bars, and takes options of draws; ``"quadrature"``
+            compares two grids and reports ``diagnostics["quadrature_error"]``, the largest change of a
+            prediction.
         noise: ``"matched"`` (both signs of h and of z, sample covariance exact), ``"antithetic"`` (both signs
             of z) or ``"plain"``: a replica is then a network of width ``samples``.
         control_variate: subtract what the same noise does to the lazy limit, whose answer is known. None does
@@ -87,8 +91,8 @@ def two_layer(
         memory: bytes that may be used, or text such as "2GiB".
 
     Raises:
-        ValueError: for a deeper or residual network, a method that the problem does not have, or what does
-            not fit into memory.
+        ValueError: for a deeper or residual network, a method that the problem does not have, an option that
+            makes no sense or that the method has no use for, or what does not fit into memory.
         Diverged: if training blows up.
 
     Example:
@@ -102,10 +106,13 @@ def two_layer(
     Reference:
         Bordelon & Pehlevan, arXiv 2205.09653, Section 4.1; Mei, Montanari & Nguyen, arXiv 1804.06561.
     """
-    _check(problem, method, noise, samples, replicas, control_variate)
+    _check(problem, method)
+    _check_kept(problem, two_time, fields)
+    drawn = {"samples": samples, "replicas": replicas, "noise": noise, "control_variate": control_variate}
+    _check_method(problem, method, nodes, drawn | {"seed": seed})
     allowed = parse_bytes(memory)
     if problem.gamma0 == 0:
-        return lazy(problem)
+        return lazy(problem, memory=allowed)
     began = time.perf_counter()
     side = (problem.steps + 1) * problem.points * problem.outputs
     keep = side <= _SIDE if two_time is None else two_time
@@ -117,10 +124,8 @@ def two_layer(
     return _deterministic(problem, method, nodes, keep, fields, allowed, began)
 
 
-def _check(
-    problem: Problem, method: str, noise: str, samples: int, replicas: int, control: bool | None
-) -> None:
-    """Refuses what cannot be done, before anything is computed."""
+def _check(problem: Problem, method: str) -> None:
+    """Refuses problems that cannot be solved so, before anything is computed."""
     if isinstance(problem, ResidualProblem) or problem.depth != 1:
         raise ValueError(
             f"two_layer solves networks with depth 1 and no branches; got {type(problem).__name__} of depth "
@@ -130,12 +135,41 @@ def _check(
         raise ValueError(f'method must be "particles", "quadrature" or "closed"; got {method!r}.')
     if method == "closed" and not is_identity(problem):
         raise ValueError('method="closed" is for activation="identity"; take "quadrature" or "particles".')
+
+
+def _check_kept(problem: Problem, two_time: Any, fields: Any) -> None:
+    """Refuses wishes for results that are none, or that the problem's limit does not have."""
+    if two_time not in (None, True, False) or fields not in (True, False):
+        raise ValueError(
+            f"two_time is None, True or False, and fields True or False; got {two_time!r} and {fields!r}."
+        )
+    if fields and problem.gamma0 == 0:
+        raise ValueError(
+            "fields=True needs gamma0 > 0: at gamma0 = 0 the answer is that of dmft.lazy, which draws none."
+        )
+
+
+def _check_method(problem: Problem, method: str, nodes: int | None, options: dict[str, Any]) -> None:
+    """Refuses options that make no sense, or that this method would not look at."""
+    if method != "quadrature" and nodes is not None:
+        raise ValueError(f'nodes is for method="quadrature"; got nodes={nodes!r} with method="{method}".')
+    check_whole("seed", options["seed"], 0)
+    if nodes is not None:
+        check_whole("nodes", nodes, 4)
     if method == "particles":
-        if int(replicas) != replicas or replicas < 2:
-            raise ValueError(f"replicas must be a whole number, 2 or more; got {replicas!r}.")
-        check_draws(noise, samples, root(problem).shape[1], problem.outputs)
-    if control and problem.weight_decay:
-        raise ValueError("control_variate needs weight_decay = 0, where the lazy limit keeps its kernel.")
+        check_whole("replicas", options["replicas"], 2)
+        check_draws(options["noise"], options["samples"], root(problem).shape[1], problem.outputs)
+        if options["control_variate"] and problem.weight_decay:
+            raise ValueError("control_variate needs weight_decay = 0, where the lazy limit keeps its kernel.")
+        return
+    if options["control_variate"] is False:  # there is none
+        options = options | {"control_variate": None}
+    for name, default in _DRAWN.items():
+        if options[name] != default:
+            raise ValueError(
+                f'{name} is for method="particles"; got {name}={options[name]!r} with method="{method}", '
+                "which draws nothing."
+            )
 
 
 def _fit(problem: Problem, particles: int, keep: bool, fields: bool, memory: float, size: int) -> int:

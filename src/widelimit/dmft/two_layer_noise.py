@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+import numbers
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,16 @@ def _whiten(e: np.ndarray) -> np.ndarray:
     return result
 
 
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Refuses what is not a whole number, or too small.
+
+    Raises:
+        ValueError: with the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}.")
+
+
 def check_draws(noise: str, samples: int, rank: int, outputs: int) -> None:
     """Refuses counts that the noise cannot have.
 
@@ -65,7 +76,8 @@ def check_draws(noise: str, samples: int, rank: int, outputs: int) -> None:
     multiple = {"matched": 4, "antithetic": 2, "plain": 1}.get(noise)
     if multiple is None:
         raise ValueError(f'noise must be "matched", "antithetic" or "plain"; got {noise!r}.')
-    if int(samples) != samples or samples < 1 or samples % multiple:
+    check_whole("samples", samples, 1)
+    if samples % multiple:
         raise ValueError(
             f"samples must be a positive multiple of {multiple} for {noise} noise; got {samples!r}."
         )
@@ -185,8 +197,6 @@ def grids(
                 f"Quadrature in {dimensions} dimensions (the kernel's rank and the outputs) would have "
                 f'{nodes} nodes in each: too few. Take method="particles".'
             )
-    if int(nodes) != nodes or nodes < 4:
-        raise ValueError(f"nodes must be a whole number, 4 or more; got {nodes!r}.")
     points = float(nodes) ** free
     bytes_needed = 8 * points * (6 * problem.points + 2 * dimensions)
     if bytes_needed > memory:
