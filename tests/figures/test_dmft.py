@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from widelimit import dmft
+from widelimit.compare import finite_ensemble, richardson
 from widelimit.figures import dmft_overview
 
 X = np.random.default_rng(0).standard_normal((4, 5))
@@ -78,6 +79,38 @@ def test_every_kind_of_solution_can_be_drawn(solution):
         assert [ax.texts[0].get_text() for ax in (axes[0, 2], axes[1, 0])] == ["not kept"] * 2
     elif found.features.first_layer == 0:
         assert axes[0, 2].get_legend().get_texts()[0].get_text() == "layer 0"
+
+
+@pytest.mark.parametrize(("two_time", "classes"), [(False, None), (True, 2)])
+def test_ensembles_are_drawn_at_their_times(two_time, classes):
+    """Kernels of some times stand at their steps, those of equal times are not drawn between times, and an
+    extrapolation is drawn as an ensemble is."""
+    problem = dmft.Problem(
+        targets=[1.0, -1.0] if classes is None else np.eye(2),
+        kernel=np.eye(3),
+        steps=6,
+        learning_rate=0.1,
+        depth=2,
+    )
+    ensembles = finite_ensemble(problem, [8, 16], 4, times=[1, 3, 6], two_time=two_time)
+    for found, solver in ((ensembles.solution(16), "finite_ensemble"), (richardson(ensembles), "richardson")):
+        figure, axes = found.plot(dmft.lazy(problem))
+        figure.savefig(io.BytesIO())
+        assert figure.get_suptitle().endswith(f"by compare.{solver}")
+        equal = found.features.values[1]
+        equal = equal[np.arange(3), :, np.arange(3)] if two_time else equal
+        np.testing.assert_allclose(axes[1, 1].get_images()[0].get_array(), equal[-1])
+        moved = np.linalg.norm(equal - equal[0], axis=(1, 2)) / np.linalg.norm(equal[0])
+        line = axes[0, 2].get_lines()[1]
+        np.testing.assert_array_equal(line.get_xdata(), [1, 3, 6])
+        np.testing.assert_allclose(line.get_ydata(), moved)
+        np.testing.assert_array_equal(axes[0, 3].get_lines()[-1].get_xdata(), [1, 3, 6])
+        assert "step 1" in axes[1, 0].get_title() and "step 1" in axes[0, 2].get_ylabel()
+        for ax in axes[1, 2:]:
+            if two_time:
+                assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "3", "6"]
+            else:
+                assert ax.texts[0].get_text() == "equal times only"
 
 
 def test_another_problem_is_refused():

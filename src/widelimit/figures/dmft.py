@@ -29,7 +29,8 @@ def dmft_overview(solution: Solution, lazy: Solution | None = None) -> tuple[Fig
     has them. Of several outputs, predictions show the first and gradients the mean.
 
     Args:
-        solution: of any solver. What it does not hold is left empty.
+        solution: of any solver, ``compare.richardson`` or ``Ensembles.solution``. What it does not hold is
+            left empty; order parameters of some times only are drawn at these.
         lazy: of ``dmft.lazy`` for the same problem, drawn beside the loss and the eigenvalues in grey.
 
     Returns:
@@ -63,9 +64,10 @@ def dmft_overview(solution: Solution, lazy: Solution | None = None) -> tuple[Fig
         _times(figure, axes[1, 2:], solution)
         problem = solution.problem
         kind = getattr(problem.activation, "__name__", problem.activation)
+        room = "compare" if solution.solver in ("finite_ensemble", "richardson") else "dmft"
         figure.suptitle(
             rf"{type(problem).__name__}: {kind}, depth {problem.depth}, $\gamma_0$ = {problem.gamma0:g}, "
-            f"P = {problem.samples}, by dmft.{solution.solver}",
+            f"P = {problem.samples}, by {room}.{solution.solver}",
             fontsize=11,
         )
     return figure, axes
@@ -121,6 +123,8 @@ def _predictions(ax: Any, solution: Solution) -> None:
 def _equal(kernel: Labelled) -> np.ndarray:
     """An order parameter between equal times, [layer, time, ...]; outputs that are alike averaged."""
     values = _plain(kernel)
+    if "time'" not in kernel.axes:
+        return values
     return np.einsum("ltt->lt", values)[..., None] if values.ndim == 3 else np.einsum("ltmtn->ltmn", values)
 
 
@@ -148,12 +152,13 @@ def _movement(ax: Any, solution: Solution) -> None:
         for layer, color in enumerate(ordered_colors(len(moved))):
             label = f"layer {layer + found[name].first_layer}" if name == "features" else None
             label = label if len(moved) <= 5 or layer in (0, len(moved) - 1) else None
-            ax.plot(moved[layer], line, color=color, label=label)
+            ax.plot(_steps(solution, found[name]), moved[layer], line, color=color, label=label)
     ax.set_ylim(top=1.25 * ax.get_ylim()[1])  # room for the legend
     ax.legend(fontsize=8, loc="upper left", ncols=3, columnspacing=1.0, handlelength=1.2)
     ax.set_title(r"layers: $\Phi$ solid, G dashed")
     ax.set_xlabel("steps")
-    ax.set_ylabel("movement over size at start")
+    first = min(int(_steps(solution, kernel)[0]) for kernel in found.values() if kernel is not None)
+    ax.set_ylabel("movement over size at " + (f"step {first}" if first else "start"))
     return None
 
 
@@ -164,12 +169,12 @@ def _tangent(ax: Any, solution: Solution, lazy: Solution | None) -> None:
     for one, many in ((lazy, False), (solution, True)):
         if one is None or one.ntk is None:
             continue
-        ntk, p = _plain(one.ntk), one.problem.samples
+        ntk, p, steps = _plain(one.ntk), one.problem.samples, _steps(one, one.ntk)
         values = np.linalg.eigvalsh(ntk[:, :p, :p])[:, ::-1][:, :_CURVES]
         values = np.where(values > 1e-10 * values.max(), values, np.nan)
         colors = ordered_colors(values.shape[1]) if many else ["#999999"] * values.shape[1]
         for k, color in enumerate(colors):
-            ax.plot(values[:, k], color=color, linewidth=1.5 if many else 1.0)
+            ax.plot(steps, values[:, k], color=color, linewidth=1.5 if many else 1.0)
     ax.set_yscale("log")
     label_decades(ax)
     ax.set_title("eigenvalues of the tangent kernel")
@@ -185,7 +190,10 @@ def _samples(figure: Figure, axes: np.ndarray, solution: Solution) -> None:
         return
     equal, problem = _equal(solution.features)[-1], solution.problem
     bound = np.abs(equal[[0, -1]]).max() or 1.0
-    for ax, time, title in zip(axes, (0, -1), ("before", "after"), strict=True):
+    steps = _steps(solution, solution.features)
+    whole = (steps[0], steps[-1]) == (0, problem.steps)
+    titles = ("before", "after") if whole else (f"step {steps[0]}", f"step {steps[-1]}")
+    for ax, time, title in zip(axes, (0, -1), titles, strict=True):
         image = ax.imshow(equal[time], cmap="RdBu_r", vmin=-bound, vmax=bound)
         ax.set_title(rf"$\Phi$ of layer {_last(solution.features)}, {title}")
         ax.set_xlabel("sample")
@@ -204,6 +212,9 @@ def _times(figure: Figure, axes: np.ndarray, solution: Solution) -> None:
         if kernel is None:
             _absent(ax, f"{name} between times")
             continue
+        if "time'" not in kernel.axes:
+            _absent(ax, f"{name} between times", "equal times only")
+            continue
         values = _plain(kernel)[-1]
         if values.ndim == 4:
             values = np.einsum("tmsm->ts", values) / values.shape[1]
@@ -212,7 +223,20 @@ def _times(figure: Figure, axes: np.ndarray, solution: Solution) -> None:
         ax.set_xlabel("steps")
         ax.set_ylabel("steps")
         _whole(ax)
+        steps = _steps(solution, kernel)
+        if len(steps) <= solution.problem.steps:  # some times only: few enough to be named
+            shown = np.unique(np.linspace(0, len(steps) - 1, 5).astype(int))
+            ax.set_xticks(shown, [str(step) for step in steps[shown]])
+            ax.set_yticks(shown, [str(step) for step in steps[shown]])
         figure.colorbar(image, ax=ax, shrink=0.85)
+
+
+def _steps(solution: Solution, kernel: Labelled) -> np.ndarray:
+    """The steps at which an order parameter is known: all, or the times that an ensemble measured."""
+    count = kernel.values.shape[kernel.axes.index("time")]
+    if count == solution.problem.steps + 1:
+        return np.arange(count)
+    return np.asarray(solution.diagnostics["times"])
 
 
 def _whole(ax: Any) -> None:
@@ -229,8 +253,8 @@ def _last(kernel: Labelled) -> int:
     return kernel.first_layer + len(kernel.values) - 1
 
 
-def _absent(ax: Any, title: str) -> None:
+def _absent(ax: Any, title: str, why: str = "not kept") -> None:
     """Says that the solver did not keep this."""
     ax.set_title(title)
     ax.set_axis_off()
-    ax.text(0.5, 0.5, "not kept", ha="center", va="center", transform=ax.transAxes, color="#777777")
+    ax.text(0.5, 0.5, why, ha="center", va="center", transform=ax.transAxes, color="#777777")
