@@ -107,12 +107,13 @@ def labelled(problem: Problem, name: str, values: np.ndarray, stderr: np.ndarray
     return Labelled(values, tuple(axes), stderr)
 
 
-def loss(problem: Problem, f: np.ndarray) -> Labelled:
-    """Returns the loss of the mean prediction; its error by leaving out each replica in turn.
+def loss(problem: Problem, f: np.ndarray, bias: np.ndarray) -> Labelled:
+    """Returns the loss of the mean prediction; its error by leaving out each replica in turn, and the bias.
 
     Args:
         problem: that was solved.
         f: predictions, shape [replicas, T + 1, p, c].
+        bias: estimated, of predictions, shape [T + 1, p, c].
     """
     count = len(f)
     f = f[:, :, : problem.samples]
@@ -120,11 +121,14 @@ def loss(problem: Problem, f: np.ndarray) -> Labelled:
     values = float64_losses(problem, whole)
     left = np.stack([float64_losses(problem, (count * whole - one) / (count - 1)) for one in f])
     spread = ((left - left.mean(0)) ** 2).sum(0) * (count - 1) / count
-    return Labelled(values, ("time",), np.sqrt(spread))
+    shift = float64_losses(problem, whole - bias[:, : problem.samples]) - values
+    return Labelled(values, ("time",), np.hypot(np.sqrt(spread), shift))
 
 
 def effective_rank(totals: dict[str, Moments], settings: Settings) -> float:
     """Returns how many directions of noise the largest kernel uses: ``tr K (K + ridge)^-1``.
+
+    That is the number that responses are found for; ``residual`` has no ridge, and counts directions kept.
 
     Args:
         totals: of all replicas.

@@ -38,7 +38,7 @@ def empty(rows: int, ridged: bool) -> Factor:
 
 
 def extend(
-    factor: Factor, row: jax.Array, t: jax.Array, jitter: float, ridge: float
+    factor: Factor, row: jax.Array, t: jax.Array, jitter: float, ridge: jax.Array
 ) -> tuple[Factor, jax.Array]:
     """Returns the factor with the rows of time t, and these rows of the root.
 
@@ -55,7 +55,8 @@ def extend(
     block = lax.dynamic_slice_in_dim(row, start, b, axis=1)
     block = (block + block.T) / 2
     past = jnp.where(jnp.arange(n, dtype=t.dtype)[None, :] < start, row, 0.0)
-    scale = jnp.trace(block) / b
+    scale = jnp.trace(block) / b  # of no field at all there is nothing to be regularised
+    scale = jnp.where(scale > 0, scale, 1.0)
     inverse, root, lost = _grow(factor.inverse, past, block, jitter * scale, start)
     ridged, whole = factor.ridged, factor.root
     if ridged.size:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from widelimit.dmft.causal.bias import ridged
 from widelimit.dmft.causal.settings import DEFAULTS, Settings, settings
 from widelimit.dmft.causal.state import start
 from widelimit.dmft.problem import Problem
@@ -34,7 +35,7 @@ class Plan:
         bytes: predicted peak of arrays.
         parts: the bytes by what they hold.
         windows: ends of the windows of time; each is one compiled program.
-        flops: of all replicas, in products of matrices.
+        flops: of all replicas, in products of matrices, with the one solved twice for the bias.
         samples: S of each replica.
         replicas: how many.
         response: how responses are estimated.
@@ -107,7 +108,7 @@ def make(s: Settings, memory: str | int | None) -> Plan:
         bytes=size,
         parts=parts,
         windows=tuple(ends),
-        flops=s.replicas * _flops(s, ends),
+        flops=(s.replicas + ridged(s)) * _flops(s, ends),
         samples=s.samples,
         replicas=s.replicas,
         response=s.response,
@@ -135,7 +136,8 @@ def _flops(s: Settings, ends: list[int]) -> float:
 def _seconds(s: Settings, ends: list[int], speed: float) -> float:
     """Seconds of all replicas, with compilation."""
     each = SLOWER * _flops(s, ends) / speed + STEP * s.depth * (s.steps + 1)
-    return len(ends) * (COMPILE[0] + COMPILE[1] * s.depth) + s.replicas * each
+    runs = s.replicas + ridged(s)  # one more shows what the ridge does
+    return len(ends) * (COMPILE[0] + COMPILE[1] * s.depth) + runs * each
 
 
 def window_flops(s: Settings, window: int) -> float:

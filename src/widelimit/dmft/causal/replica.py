@@ -35,29 +35,33 @@ class Runner:
         self._keep, self._push = keep, np.pad(push, extra)
         self._programs: dict[int, Callable[..., State]] = {}
 
-    def run(self, noise: Noise) -> Iterator[tuple[int, Rows]]:
+    def run(self, noise: Noise, ridge: float | None = None) -> Iterator[tuple[int, Rows]]:
         """Yields, after each window, the times done and the rows of results. Runs in float64 mode.
 
         Args:
             noise: of the replica.
+            ridge: of Stein's responses; None is that of the settings.
         """
         begin, state = 0, start(self.settings, self.windows[0])
         for end in self.windows:
             state = grow(state, self.settings, end)
-            state = self._program(end)(*self._arguments(noise, end), state, jnp.int32(begin))
+            state = self._program(end)(*self._arguments(noise, end, ridge), state, jnp.int32(begin))
             yield end, state.rows
             begin = end
         factors = (*state.forward, *state.backward)
         directions = sum(len(factor.inverse) for factor in factors)
         self.clipped = sum(int(factor.clipped) for factor in factors) / max(directions, 1)
 
-    def _arguments(self, noise: Noise, window: int) -> tuple[Tables, Noise]:
+    def _arguments(self, noise: Noise, window: int, ridge: float | None = None) -> tuple[Tables, Noise]:
         """The tables and the noise, cut to a window."""
         p, c = self.settings.points, self.settings.outputs
         root = _root(np.asarray(self.problem.kernel))
         first = (jnp.asarray(root) @ noise.first.astype(root.dtype)).astype(noise.first.dtype)
         tables = Tables(
-            jnp.asarray(self.problem.kernel), jnp.asarray(self._keep), jnp.asarray(self._push[:, :window])
+            jnp.asarray(self.problem.kernel),
+            jnp.asarray(self._keep),
+            jnp.asarray(self.settings.ridge if ridge is None else ridge),
+            jnp.asarray(self._push[:, :window]),
         )
         cut = Noise(
             first,

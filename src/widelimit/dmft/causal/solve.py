@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from widelimit.dmft.causal.bias import ridge_bias
 from widelimit.dmft.causal.collect import Arrays, Moments, arrays, effective_rank, labelled, loss
 from widelimit.dmft.causal.control import corrected
 from widelimit.dmft.causal.guard import check
@@ -55,6 +56,8 @@ def mlp(
         problem: what is solved; any loss, schedule, momentum, weight decay, batches, and several outputs.
         samples: S, neurons of each replica; the answer is off by O(1 / samples).
         replicas: independent systems, each with kernels of its own: their spread is the standard error.
+            That of predictions and loss holds the estimated bias of Stein's ridge too, for which the first
+            replica is solved twice.
         seed: of all noise; the same seed gives another problem of the same shape the same noise.
         response: how A and B are estimated: ``"stein"`` (from the noise; any activation), ``"pathwise"``
             (derivatives along the path; smooth activations), ``"none"`` (gradient independence, A = B = 0:
@@ -112,6 +115,7 @@ class _Found:
         self.fields: Arrays = {}
         self.pairing: list[float] = []
         self.clipped: list[float] = []
+        self.bias: np.ndarray | None = None
         self.resumed = 0
 
     def add(self, part: Arrays) -> None:
@@ -119,10 +123,11 @@ class _Found:
         self.curves.append(part["predictions"])
         self.kernels.append(part["ntk"][0])
         self.clipped.append(float(part["clipped"]))
+        self.bias = part.get("bias", self.bias)
         worst, size = part["pairing"].max(axis=0).T
         self.pairing.append(float((worst / np.where(size > 0, size, 1.0)).max(initial=0.0)))
         self.fields = self.fields or {name: part[name] for name in ("h", "z")}
-        for name in set(part) - {"predictions", "clipped", "pairing", "h", "z"}:
+        for name in set(part) - {"predictions", "bias", "clipped", "pairing", "h", "z"}:
             self.totals.setdefault(name, Moments()).add(part[name])
 
 
@@ -138,13 +143,18 @@ def _replicas(problem: Problem, s: Settings, planned: Plan, store: Store, progre
                 bar.skip()
             else:
                 begin = 0
-                for end, rows in runner.run(draw(s, replica)):
+                noise = draw(s, replica)
+                for end, rows in runner.run(noise):
                     check(problem, s.samples, rows, begin, end)
                     begin = end
                     bar.window()
                 part = arrays(rows, s, problem.gamma0)
                 part["clipped"] = np.asarray(runner.clipped)
+                if replica == 0:
+                    part["bias"] = ridge_bias(runner, noise, s, part["predictions"])
                 store.save(replica, part)
+            if replica == 0 and "bias" not in part:  # kept before biases were
+                part["bias"] = ridge_bias(runner, draw(s, 0), s, part["predictions"])
             found.add(part)
     return found
 
@@ -156,6 +166,7 @@ def _solution(problem: Problem, s: Settings, found: _Found, planned: Plan, secon
     used = False
     if s.control_variate:
         f, used = corrected(problem, f, np.stack(found.kernels))
+    bias = np.asarray(found.bias)
     order = {
         name: labelled(problem, name, np.asarray(total.mean), total.stderr())
         for name, total in found.totals.items()
@@ -164,8 +175,10 @@ def _solution(problem: Problem, s: Settings, found: _Found, planned: Plan, secon
     return Solution(
         problem=problem,
         solver="mlp",
-        predictions=labelled(problem, "predictions", f.mean(0), f.std(0, ddof=1) / np.sqrt(len(f))),
-        loss=loss(problem, f),
+        predictions=labelled(
+            problem, "predictions", f.mean(0), np.hypot(f.std(0, ddof=1) / np.sqrt(len(f)), bias)
+        ),
+        loss=loss(problem, f, bias),
         **order,
         fields=fields if s.fields else None,
         diagnostics={
@@ -181,5 +194,6 @@ def _solution(problem: Problem, s: Settings, found: _Found, planned: Plan, secon
             "clipped_eigenvalues": float(np.mean(found.clipped)),
             "effective_rank": effective_rank(found.totals, s),
             "replica_spread": spread,
+            "bias": float(np.abs(bias).max()),
         },
     )

@@ -26,6 +26,7 @@ class Tables(NamedTuple):
 
     kernel: jax.Array  # K, shape=(p, p), dtype=float64
     keep: jax.Array  # shape=(T + 1,), dtype=float64
+    ridge: jax.Array  # of Stein's responses, shape=(), dtype=float64
     push: jax.Array  # gamma0 drive(t, s) share(s, mu), 0 at test points, shape=(T + 2, W, p), dtype=float64
 
 
@@ -128,7 +129,7 @@ class Step:
     def extend(self, factor: Factor, rows: jax.Array) -> tuple[Factor, jax.Array]:
         """The factor of a kernel with this time's rows, and these rows of the root."""
         matrix = rows.reshape(-1, len(factor.inverse)).astype(factor.inverse.dtype)
-        factor, root = extend(factor, matrix, self.t, JITTER[self.dtype], self.settings.ridge)
+        factor, root = extend(factor, matrix, self.t, JITTER[self.dtype], self.tables.ridge)
         return factor, root.astype(self.dtype)
 
     def feature_response(self, layer: int, state: State) -> jax.Array:
