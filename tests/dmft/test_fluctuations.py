@@ -192,6 +192,21 @@ def test_kinks_are_left_to_networks():
         assert has_kink(dataclasses.replace(problem, activation=activation)) is kink
 
 
+def test_networks_know_kinks_that_kernels_do_not():
+    """ReLU written by hand, whose kernel has no closed form, is ReLU: spread to rounding, means by errors."""
+    named, written = (
+        dmft.finite_width(
+            two_points(activation=phi, steps=4), method="networks", networks=256, widths=(16, 32)
+        )
+        for phi in ("relu", lambda x: jnp.maximum(x, 0.0))
+    )
+    np.testing.assert_allclose(written.variance.values, named.variance.values, rtol=1e-4, atol=1e-7)
+    for part in ("bias", "ntk_bias"):
+        one, two = getattr(named, part), getattr(written, part)
+        away = np.abs(one.values - two.values)
+        assert (away <= 4 * np.hypot(one.stderr, two.stderr) + 1e-9).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "sentence"),
     [

@@ -123,7 +123,7 @@ def _moments(
         if not (np.isfinite(f).all() and np.isfinite(ntk).all()):
             bad = ~np.isfinite(f.reshape(batch, problem.steps + 1, -1)).all((0, 2))
             raise Diverged(int(np.argmax(bad)), f"a network of width {width}")
-        known = _known(places.reshape(-1, batch, width), first - lazy, mixed)
+        known = _known(places.reshape(-1, batch, width), None if lazy is None else first - lazy, mixed)
         parts.append([_mean(f, known), _variance(f), _mean(ntk, known), _variance(ntk)])
     values = [np.mean([part[index][0] for part in parts], axis=0) for index in range(4)]
     errors = [
@@ -135,23 +135,30 @@ def _moments(
     return Moments(*(width * value for value in values)), Moments(*(width * error for error in errors))
 
 
-def _known(places: np.ndarray, kernel: np.ndarray, mixed: np.ndarray) -> np.ndarray:
+def _known(places: np.ndarray, kernel: np.ndarray | None, mixed: np.ndarray) -> np.ndarray:
     """What moves a network's outputs most and has mean 0 over networks, [B, q].
 
-    Second moments of its Gaussians, [rank + C, B, N], its first tangent kernel's and readout's deviations.
+    Second moments of its Gaussians, [rank + C, B, N], its first tangent kernel's (where its mean is known)
+    and readout's deviations.
     """
-    width, size, side = places.shape[2], len(places), math.isqrt(kernel.shape[1])
+    width, size = places.shape[2], len(places)
     second = np.einsum("abn,cbn->bac", places, places) / width - np.eye(size)
-    upper, kernel_upper = np.triu_indices(size), np.triu_indices(side)
-    kernels = kernel.reshape(-1, side, side)
-    parts = [second[:, upper[0], upper[1]], kernels[:, kernel_upper[0], kernel_upper[1]], mixed]
+    upper = np.triu_indices(size)
+    parts = [second[:, upper[0], upper[1]], mixed]
+    if kernel is not None:
+        side = math.isqrt(kernel.shape[1])
+        upper = np.triu_indices(side)
+        parts.insert(1, kernel.reshape(-1, side, side)[:, upper[0], upper[1]])
     return np.concatenate(parts, axis=1)
 
 
-def _first_kernel(problem: Problem) -> np.ndarray:
-    """The limit's tangent kernel before training, flat [(n C)^2]."""
+def _first_kernel(problem: Problem) -> np.ndarray | None:
+    """The limit's tangent kernel before training, flat [(n C)^2]; None if kinks hide it."""
     kernel = np.asarray(problem.kernel)
-    value, slope = dual(problem.activation, 1e-6)(kernel, np.diag(kernel)[:, None], np.diag(kernel)[None])
+    try:
+        value, slope = dual(problem.activation, 1e-6)(kernel, np.diag(kernel)[:, None], np.diag(kernel)[None])
+    except ValueError:
+        return None
     return np.kron(value + kernel * slope, np.eye(problem.outputs)).ravel()
 
 
