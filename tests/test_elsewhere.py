@@ -241,7 +241,7 @@ def published_model() -> Model:
 
 
 MODELS = [
-    pytest.param(nnx_model, id="NNX"),
+    pytest.param(nnx_model, id="NNX", marks=pytest.mark.slow),
     pytest.param(equinox_model, id="Equinox"),
     pytest.param(haiku_model, id="Haiku"),
     pytest.param(published_model, id="published", marks=pytest.mark.slow),

@@ -117,6 +117,7 @@ def kill_after(process, directory, changes, delay):
     return in_time
 
 
+@pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_same_bits(undisturbed, tmp_path):
     """SIGKILL at random moments, resume with the same command; rows and summary do not show it."""
     reference, cache, _ = undisturbed

@@ -34,6 +34,7 @@ def kinds(apply, params, x):
     return {path.name: path.kind for path in empirical.plan(apply, params, x).leaves()}
 
 
+@pytest.mark.slow
 def test_a_published_residual_network():
     """jax-resnet in evaluation mode, its running statistics closed over."""
     resnet = pytest.importorskip("jax_resnet", reason="needs the package jax-resnet")
