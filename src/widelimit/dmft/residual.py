@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from widelimit.dmft.causal.settings import NOT_LAZY
 from widelimit.dmft.lazy import lazy
 from widelimit.dmft.problem import ResidualProblem
 from widelimit.dmft.residual_noise import GaussianNoise, Noise, UnitNoise
@@ -68,7 +69,8 @@ def residual(
         the readout sees. Responses are ``A^k = a^k / (beta gamma0)`` and ``B^k = b^k / (beta gamma0)``,
         layers 0..L-1. Diagnostics: seconds, bytes, samples, replicas, replica_spread, pairing_residual
         (``<(W^T g) phi> - <g (W phi)>`` over its size, initial weights), clipped_eigenvalues (share of
-        directions left out), effective_rank (of the largest kernel, in directions kept).
+        directions left out), effective_rank (directions kept of
+        the largest kernel; ``mlp``, which keeps all beside a ridge, counts ``tr K (K + ridge)^-1``).
 
     Raises:
         TypeError: for another kind of problem.
@@ -87,10 +89,12 @@ def residual(
         Bordelon et al., Depthwise Hyperparameter Transfer in Residual Networks (arXiv 2309.16620).
     """
     check(problem, samples, replicas, seed, response, output_rule, fields)
+    chosen = settings(samples, response, output_rule, tolerance, fields)
     if problem.gamma0 == 0:
+        if response == "none" and output_rule == "exact":
+            raise ValueError(NOT_LAZY)
         return lazy(problem)
     began = time.perf_counter()
-    chosen = settings(samples, response, output_rule, tolerance, fields)
     fits(problem, samples, memory)
     merge, rest = divmod(problem.depth if paths is None else paths, problem.depth)
     if rest or merge < 1:
@@ -174,6 +178,8 @@ def settings(
     """Options as the run wants them."""
     if tolerance is None:
         tolerance = 1e-5 if samples else 1e-12
+    if isinstance(tolerance, bool) or not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be a share, above 0 and below 1; got {tolerance!r}.")
     return Settings(
         responses=response != "none", euler=output_rule == "ntk_euler", tolerance=tolerance, fields=fields
     )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from widelimit.dmft.causal.settings import NOT_LAZY
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.lazy import lazy
 from widelimit.dmft.problem import ResidualProblem
@@ -86,6 +87,8 @@ def infinite_depth(
     at = [_of_depth(problem, depth) for depth in depths]
     weights = extrapolation(depths)
     if problem.gamma0 == 0:
+        if response == "none" and output_rule == "exact":
+            raise ValueError(NOT_LAZY)
         return _lazy(problem, at, depths)
     fits(at[-1], samples, memory)
     found, notes, curves = Replicas(), Notes(), []

@@ -86,7 +86,7 @@ class Replicas:
             for name, part in self._means.items()
         }
         spread = _stderr(f)
-        most = 0.0 if spread is None else float(spread[:, : problem.samples].max())
+        most = 0.0 if spread is None else float(f.std(0, ddof=1).max())
         return Solution(
             problem=problem,
             solver=solver,

@@ -78,7 +78,9 @@ def _grow(
     size = jnp.sqrt(jnp.maximum(values, 0.0) + jitter)
     new, back = (vectors * size[None]) @ vectors.T, (vectors / size[None]) @ vectors.T
     rows = lax.dynamic_update_slice_in_dim(-back @ (loading @ inverse), back, start, axis=1)
+    # a field without variance is zero, and gets none by the jitter; its inverse stays finite
     root = lax.dynamic_update_slice_in_dim(loading, new, start, axis=1)
+    root = jnp.where((most > 0)[:, None], root, 0.0)
     return lax.dynamic_update_slice_in_dim(inverse, rows, start, axis=0), root, lost
 
 

@@ -18,6 +18,10 @@ from widelimit.models import activation
 RESPONSES = ("auto", "pathwise", "stein", "none")
 OUTPUT_RULES = ("exact", "ntk_euler")
 DTYPES = ("float32", "float64")
+NOT_LAZY = (
+    'response="none" with output_rule="exact" has another limit at gamma0 = 0 than the lazy one, which is '
+    'what would be returned: use output_rule="ntk_euler", see docs/dmft_discrepancies.md.'
+)
 #: Options of ``mlp`` that say what is computed, and what they are if not given.
 DEFAULTS: Mapping[str, Any] = types.MappingProxyType(
     {
@@ -96,6 +100,9 @@ def settings(problem: Problem, **asked: Any) -> Settings:
         raise ValueError(
             'output_rule="ntk_euler" adds up gradient steps and knows no weight decay; use "exact".'
         )
+    if problem.gamma0 == 0 and asked["response"] == "none" and problem.depth > 1:
+        if asked["output_rule"] == "exact":
+            raise ValueError(NOT_LAZY)
     if asked["response"] == "auto":
         asked["response"] = "stein"
     if asked["response"] == "pathwise" and problem.depth > 1 and kinked(problem):
