@@ -87,7 +87,7 @@ def infinite_depth(
     at = [_of_depth(problem, depth) for depth in depths]
     weights = extrapolation(depths)
     if problem.gamma0 == 0:
-        if response == "none" and output_rule == "exact":
+        if not flow and response == "none" and output_rule == "exact":  # a flow has no responses to leave out
             raise ValueError(NOT_LAZY)
         return _lazy(problem, at, depths)
     fits(at[-1], samples, memory)
