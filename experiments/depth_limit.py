@@ -19,16 +19,15 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from experiments import depth_limit_cells as cells
 from experiments import depth_limit_report as report
+from experiments import dmft_digits
 from widelimit.compare import Summary
 from widelimit.dmft import ResidualProblem
 from widelimit.training import Progress, Results, main, open_results
-from widelimit.training.data import Dataset, digits
+from widelimit.training.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,31 +157,19 @@ def finish(config: Config, problem: ResidualProblem, results: Results) -> Summar
 
 
 def load(config: Config) -> Dataset:
-    """Returns the images; rare pixels count with a std of one grey level, as in the other experiments."""
-    return digits(
-        config.seed,
-        samples=config.samples,
-        test_samples=config.test_samples,
-        classes=(3, 8),
-        targets="signs",
-        smallest_std=1.0,
-    )
+    """Returns the images."""
+    return dmft_digits.load(config.seed, config.samples, config.test_samples, (3, 8))
 
 
 def make_problem(config: Config, data: Dataset) -> ResidualProblem:
-    """Returns what is solved: images scaled to norm sqrt(D), so that the kernel's diagonal is 1."""
-    images: dict[str, Any] = {}
-    for name, x in (("inputs", data.train_inputs), ("test_inputs", data.test_inputs)):
-        x = x.astype(np.float64)
-        images[name] = x * np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
+    """Returns what is solved, one branch deep; cells take the depth that is theirs."""
     return ResidualProblem(
-        targets=data.train_targets.astype(np.float64)[:, 0],
+        **dmft_digits.of_problem(data),
         steps=config.steps,
         learning_rate=config.rate,
         gamma0=config.gamma0,
         branch_scale=config.branch_scale,
         branch_exponent=config.branch_exponent,
-        **images,
     )
 
 

@@ -23,15 +23,14 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from experiments import dmft_digits
 from experiments import dmft_limit_figures as figures
 from experiments import dmft_limit_report as report
 from experiments.dmft_limit_regimes import REGIMES, Found, Regime, describe
 from widelimit import dmft
 from widelimit.compare import Summary, finite_ensemble
 from widelimit.training import Progress, Results, main, open_results
-from widelimit.training.data import Dataset, digits
+from widelimit.training.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,28 +148,14 @@ def run(config: Config, directory: Path) -> Summary:
 
 
 def load(config: Config) -> Dataset:
-    """Returns the images; rare pixels count with a std of one grey level, as in the other experiments."""
-    return digits(
-        config.seed,
-        samples=config.samples,
-        test_samples=config.test_samples,
-        classes=config.classes,
-        targets="signs" if len(config.classes) == 2 else "one_hot",
-        smallest_std=1.0,
-    )
+    """Returns the images."""
+    return dmft_digits.load(config.seed, config.samples, config.test_samples, config.classes)
 
 
 def make_problem(config: Config, data: Dataset, gamma0: float) -> dmft.Problem:
-    """Returns what is solved: images scaled to norm sqrt(D), so that the kernel's diagonal is 1."""
-    train, test = (
-        x * np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
-        for x in (data.train_inputs.astype(np.float64), data.test_inputs.astype(np.float64))
-    )
-    targets = data.train_targets.astype(np.float64)
+    """Returns what is solved."""
     return dmft.Problem(
-        inputs=train,
-        test_inputs=test,
-        targets=targets[:, 0] if targets.shape[1] == 1 else targets,
+        **dmft_digits.of_problem(data),
         depth=config.depth,
         gamma0=gamma0,
         learning_rate=config.rate,

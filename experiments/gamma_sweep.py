@@ -19,17 +19,16 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
+from experiments import dmft_digits
 from experiments import gamma_sweep_cells as cells
 from experiments import gamma_sweep_figures as figures
 from experiments import gamma_sweep_report as report
 from widelimit import dmft
 from widelimit.compare import Summary
 from widelimit.training import Progress, main, open_results
-from widelimit.training.data import Dataset, digits
+from widelimit.training.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,26 +139,19 @@ def run(config: Config, directory: Path) -> Summary:
 
 
 def load(config: Config) -> Dataset:
-    """Returns the images; rare pixels count with a std of one grey level, as in the other experiments."""
-    return digits(
-        config.seed,
-        samples=config.samples,
-        test_samples=config.test_samples,
-        classes=config.classes,
-        targets="signs",
-        smallest_std=1.0,
-    )
+    """Returns the images."""
+    return dmft_digits.load(config.seed, config.samples, config.test_samples, config.classes)
 
 
 def make_problem(config: Config, data: Dataset, gamma0: float) -> dmft.Problem:
-    """Returns what is solved: images scaled to norm sqrt(D), so that the kernel's diagonal is 1."""
-    train, test = (
-        x * np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
-        for x in (data.train_inputs.astype(np.float64), data.test_inputs.astype(np.float64))
+    """Returns what is solved."""
+    return dmft.Problem(
+        **dmft_digits.of_problem(data),
+        depth=config.depth,
+        gamma0=gamma0,
+        learning_rate=config.rate,
+        steps=config.steps,
     )
-    settings: dict[str, Any] = {"depth": config.depth, "learning_rate": config.rate, "steps": config.steps}
-    targets = data.train_targets[:, 0].astype(np.float64)
-    return dmft.Problem(inputs=train, test_inputs=test, targets=targets, gamma0=gamma0, **settings)
 
 
 if __name__ == "__main__":
