@@ -13,8 +13,9 @@ from widelimit.dmft.causal.settings import NOT_LAZY
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.lazy import lazy
 from widelimit.dmft.problem import ResidualProblem
+from widelimit.dmft.replicas import Arrays
 from widelimit.dmft.residual import Notes, check, fits, noise, settings
-from widelimit.dmft.residual_results import Arrays, Replicas, arrays, extrapolated
+from widelimit.dmft.residual_results import Replicas, arrays, extrapolated
 from widelimit.dmft.residual_step import Run
 from widelimit.dmft.solution import Solution
 from widelimit.dmft.steps import float64_losses

@@ -7,24 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from widelimit.dmft.causal.collect import Moments
-from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import ResidualProblem
+from widelimit.dmft.replicas import Arrays, Moments, labelled, loss
 from widelimit.dmft.residual_step import Run
 from widelimit.dmft.solution import Solution
-from widelimit.dmft.steps import float64_losses, wide
-
-Arrays = dict[str, np.ndarray]
-_AXES = {
-    "features": "layer time sample time' sample'",
-    "gradients": "layer time sample output time' sample' output'",
-    "feature_response": "layer time sample time' sample' output'",
-    "gradient_response": "layer time sample output time' sample'",
-    "ntk": "time sample output sample' output'",
-    "predictions": "time sample output",
-    "h": "layer time sample draw",
-    "g": "layer time sample output draw",
-}
 
 
 def arrays(run: Run) -> Arrays:
@@ -82,8 +68,7 @@ class Replicas:
         f = np.stack(self.predictions)
         fields = {name: labelled(problem, name, value) for name, value in self._fields.items()}
         means = {
-            name: labelled(problem, name, np.asarray(part.mean), part.stderr() if part.count > 1 else None)
-            for name, part in self._means.items()
+            name: labelled(problem, name, part.mean, part.stderr()) for name, part in self._means.items()
         }
         spread = _stderr(f)
         most = 0.0 if spread is None else float(f.std(0, ddof=1).max())
@@ -91,30 +76,11 @@ class Replicas:
             problem=problem,
             solver=solver,
             predictions=labelled(problem, "predictions", f.mean(0), spread),
-            loss=_loss(problem, f),
+            loss=loss(problem, f),
             fields=fields or None,
             diagnostics={**diagnostics, "replica_spread": most},
             **means,
         )
-
-
-def labelled(
-    problem: ResidualProblem, name: str, values: np.ndarray, stderr: np.ndarray | None = None
-) -> Labelled:
-    """Returns numbers in their axes; without those of outputs where targets have none.
-
-    Args:
-        problem: that was solved.
-        name: of the quantity.
-        values: with all axes.
-        stderr: alike.
-    """
-    axes = _AXES[name].split()
-    if not wide(problem):
-        index = tuple(0 if axis.startswith("output") else slice(None) for axis in axes)
-        values, stderr = values[index], None if stderr is None else stderr[index]
-        axes = [axis for axis in axes if not axis.startswith("output")]
-    return Labelled(values, tuple(axes), stderr, first_layer=0)
 
 
 def _stderr(values: np.ndarray) -> np.ndarray | None:
@@ -123,18 +89,6 @@ def _stderr(values: np.ndarray) -> np.ndarray | None:
         return None
     spread: np.ndarray = values.std(0, ddof=1) / np.sqrt(len(values))
     return spread
-
-
-def _loss(problem: ResidualProblem, f: np.ndarray) -> Labelled:
-    """The loss of the mean prediction, and its standard error by leaving out each replica in turn."""
-    f = f[:, :, : problem.samples]
-    count, mean = len(f), f.mean(0)
-    if count < 2:
-        return Labelled(float64_losses(problem, mean), ("time",))
-    left = [mean, *((count * mean - one) / (count - 1) for one in f)]
-    whole, *parts = float64_losses(problem, np.concatenate(left)).reshape(count + 1, -1)
-    spread = np.sqrt(np.sum((np.stack(parts) - np.mean(parts, 0)) ** 2, axis=0) * (count - 1) / count)
-    return Labelled(whole, ("time",), spread)
 
 
 def extrapolated(found: Sequence[Arrays], weights: Sequence[float], strides: Sequence[int]) -> Arrays:

@@ -14,6 +14,7 @@ from widelimit.dmft.checks import Diverged, check_field, check_loss
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.lazy import lazy
 from widelimit.dmft.problem import Problem, ResidualProblem
+from widelimit.dmft.replicas import Moments
 from widelimit.dmft.solution import Solution
 from widelimit.dmft.steps import float64_losses, is_identity, wide
 from widelimit.dmft.two_layer_noise import (
@@ -188,27 +189,6 @@ def _fit(problem: Problem, particles: int, keep: bool, fields: bool, memory: flo
     return needed
 
 
-class _Average:
-    """Mean and standard error of arrays that come one by one."""
-
-    def __init__(self) -> None:
-        """Nothing came yet."""
-        self.count, self.mean, self.squares = 0, np.zeros(()), np.zeros(())
-
-    def add(self, value: Any) -> None:
-        """One more."""
-        value = np.asarray(value, np.float64)
-        self.count += 1
-        away = value - self.mean
-        self.mean = self.mean + away / self.count
-        self.squares = self.squares + away * (value - self.mean)
-
-    def labelled(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> Labelled:
-        """Mean with names of axes; without an error if only one came."""
-        stderr = np.sqrt(self.squares / self.count / (self.count - 1)) if self.count > 1 else None
-        return Labelled(self.mean.reshape(shape), axes, None if stderr is None else stderr.reshape(shape))
-
-
 def _particles(
     problem: Problem,
     samples: int,
@@ -225,7 +205,7 @@ def _particles(
     dtype, factor = precision(problem), root(problem)
     needed = _fit(problem, samples, keep, fields, memory, np.dtype(dtype).itemsize)
     kind, at = form(problem), setting(problem, dtype)
-    average = {name: _Average() for name in ("ntk", "features", "gradients")}
+    average = {name: Moments() for name in ("ntk", "features", "gradients")}
     known = _exact_lazy(problem, control)
     runs, shifts, kept = [], [], None
     for stream in np.random.default_rng(seed).spawn(replicas):
@@ -267,7 +247,7 @@ def _deterministic(
     closed = method == "closed"
     rules = [basis(factor.shape[1] + problem.outputs)] if closed else grids(problem, factor, nodes, memory)
     needed = _fit(problem, len(rules[-1][1]), keep, fields, memory, 8)
-    average = {name: _Average() for name in ("ntk", "features", "gradients")}
+    average = {name: Moments() for name in ("ntk", "features", "gradients")}
     answers = []
     with jax.enable_x64(True):
         kind, at = form(problem), setting(problem, np.float64)
@@ -384,14 +364,14 @@ def _fields(problem: Problem, path: Path, weights: np.ndarray | None = None) -> 
 def _solution(
     problem: Problem,
     f: np.ndarray,
-    average: dict[str, _Average],
+    average: dict[str, Moments],
     fields: dict[str, Labelled] | None,
     diagnostics: dict[str, Any],
 ) -> Solution:
     """Puts names on everything."""
     times, points, outputs = problem.steps + 1, problem.points, problem.outputs
     scalar = not wide(problem)
-    predictions, losses = _Average(), _Average()
+    predictions, losses = Moments(), Moments()
     for run in f:
         predictions.add(run)
         losses.add(_losses(problem, run))

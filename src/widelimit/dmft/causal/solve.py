@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from widelimit.dmft.causal.bias import ridge_bias
-from widelimit.dmft.causal.collect import Arrays, Moments, arrays, effective_rank, labelled, loss
+from widelimit.dmft.causal.collect import arrays, effective_rank
 from widelimit.dmft.causal.control import corrected
 from widelimit.dmft.causal.guard import check
 from widelimit.dmft.causal.noise import draw
@@ -20,6 +20,7 @@ from widelimit.dmft.causal.settings import DEFAULTS, Settings, settings
 from widelimit.dmft.causal.store import Store
 from widelimit.dmft.lazy import lazy
 from widelimit.dmft.problem import Problem
+from widelimit.dmft.replicas import Arrays, Moments, labelled, loss
 from widelimit.dmft.solution import Solution
 
 
@@ -168,8 +169,7 @@ def _solution(problem: Problem, s: Settings, found: _Found, planned: Plan, secon
         f, used = corrected(problem, f, np.stack(found.kernels))
     bias = np.asarray(found.bias)
     order = {
-        name: labelled(problem, name, np.asarray(total.mean), total.stderr())
-        for name, total in found.totals.items()
+        name: labelled(problem, name, total.mean, total.stderr()) for name, total in found.totals.items()
     }
     fields = {name: labelled(problem, name, value, None) for name, value in found.fields.items()}
     return Solution(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from widelimit.dmft.causal.collect import Arrays
 from widelimit.dmft.causal.settings import Settings
 from widelimit.dmft.identity import functions
 from widelimit.dmft.problem import Problem
+from widelimit.dmft.replicas import Arrays
 
 _FREE = ("replicas", "control_variate")  # settings that leave each replica as it is
 
