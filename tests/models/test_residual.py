@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from widelimit.models import MLP, MLPConfig, ResidualMLP, ResidualMLPConfig, initialise, leaves, rules
-from widelimit.scaling import Leaf, Role, mup, ntk, probe
+from widelimit.scaling import Leaf, Role, depth_mup, mup, ntk, probe
 
 PHI = np.tanh
 
@@ -30,9 +30,11 @@ def parameters(config, seed=0):
 @pytest.mark.parametrize("branch_depth", [1, 2])
 @pytest.mark.parametrize("final", [True, False])
 def test_the_formula(branch_depth, final):
-    """h <- h + s branch(h), branches of one and two layers, readout of phi(h) or h; s = 1/sqrt(depth)."""
-    config = residual(branch_depth=branch_depth, final_activation=final, depth=3)
-    raw, multiplier = parameters(config), rules(config).multiplier
+    """h <- h + s branch(h), branches of one and two layers, readout of phi(h) or h; s = 0.7 (3/2)^-1/2."""
+    depth = {"depth": 3, "base_depth": 2, "branch_scale": 0.7, "parametrization": depth_mup()}
+    config = residual(branch_depth=branch_depth, final_activation=final, **depth)
+    width_only = rules(residual(branch_depth=branch_depth, depth=3)).multiplier
+    raw, multiplier = parameters(config), width_only
     x = np.random.default_rng(0).normal(size=(5, 4))
 
     def dense(index, h):
@@ -44,10 +46,10 @@ def test_the_formula(branch_depth, final):
         branch = h
         for layer in range(branch_depth):
             branch = dense(1 + block * branch_depth + layer, PHI(branch))
-        h = h + branch / 3**0.5
+        h = h + 0.7 * 1.5**-0.5 * branch
     expected = dense(1 + 3 * branch_depth, PHI(h) if final else h)
     with jax.enable_x64(True):
-        variables = {"params": jax.tree.map(jnp.asarray, raw), "multipliers": multiplier}
+        variables = {"params": jax.tree.map(jnp.asarray, raw), "multipliers": rules(config).multiplier}
         found = ResidualMLP(config).apply(variables, jnp.asarray(x))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
@@ -103,7 +105,7 @@ def test_what_is_wrong_is_said():
     """Wrong settings raise at once, in one sentence."""
     with pytest.raises(ValueError, match="branch_depth must be 1 or 2; got 3"):
         residual(branch_depth=3)
-    with pytest.raises(ValueError, match="branch_scale is a number, 0 or more, or None; got -1"):
+    with pytest.raises(ValueError, match="branch_scale is a number, 0 or more; got -1"):
         residual(branch_scale=-1)
     with pytest.raises(ValueError, match="depth must be a positive integer; got 0"):
         residual(depth=0)

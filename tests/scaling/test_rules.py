@@ -295,7 +295,7 @@ def test_json_round_trip_is_exact(parametrization):
     ("edit", "like", "message"),
     [
         (lambda text: text[: len(text) // 2], {}, "not JSON"),
-        (lambda text: text.replace("widelimit rules 1", "something"), {}, "without that format field"),
+        (lambda text: text.replace("widelimit rules 2", "something"), {}, "without that format field"),
         (lambda text: text, {"other": 0}, "is of another model: 'bias' is in the rules but not in the model"),
         (lambda text: text.replace('"epsilon"', '"eps"'), {}, "damaged"),
         (lambda text: text.replace('"width": "4"', '"width": "4/0"'), {}, "damaged"),

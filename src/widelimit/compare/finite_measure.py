@@ -113,7 +113,7 @@ def _fields(
     h = jnp.stack([taps[name]["preactivation"][0] for name in layers[:-1]])
     g = numbers["unit"] * jnp.stack([cotangents[name] for name in layers[:-1]])
     if plan.residual:  # h^{k+1} = h^k + scale y_k, and what is tapped is h^0 and the y_k
-        scale = jnp.full(len(h), plan.config.scale, h.dtype).at[0].set(1.0)  # type: ignore[union-attr]
+        scale = jnp.full(len(h), plan.config.branch_scale, h.dtype).at[0].set(1.0)  # type: ignore[union-attr]
         h = jnp.cumsum(scale[:, None, None] * h, axis=0)
         g = g / scale[:, None, None, None]
     return h, g

@@ -277,7 +277,7 @@ class ResidualProblem(Problem):
 
     Example:
         >>> problem = ResidualProblem(targets=[1.0], kernel=[[1.0]], steps=5, learning_rate=0.1, depth=4)
-        >>> problem.network(16).scale, problem.branch_rate
+        >>> problem.network(16).branch_scale, problem.branch_rate
         (0.5, 1.0)
 
     Reference:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 
 from widelimit.models.layers import available, normal
-from widelimit.models.shapes import LayerShape
 from widelimit.scaling import Leaf, Parametrization, Rules, make_rules
 from widelimit.scaling.rules import Decay
 
 PyTree = Any
+
+
+class Shape(Protocol):
+    """What the config of a network says of a layer; ``LayerShape`` is one."""
+
+    def leaves(self, path: str = "") -> dict[str, Leaf]:
+        """Returns the ``Leaf`` of each parameter of the layer, by name."""
 
 
 class Network(Protocol):
@@ -24,11 +31,11 @@ class Network(Protocol):
     def parametrization(self) -> Parametrization:
         """How the network scales with its width."""
 
-    def layers(self) -> dict[str, LayerShape]:
-        """Returns the shape of each layer by its name in the parameter tree."""
+    def layers(self) -> Mapping[str, Any]:
+        """Returns the shape of each layer by its name in the parameter tree; a module of layers nests."""
 
 
-def leaves(config: Network) -> dict[str, dict[str, Leaf]]:
+def leaves(config: Network) -> dict[str, Any]:
     """Returns what is known of each parameter of a network, as a tree shaped like its ``params``.
 
     The layers declare it: the same ``LayerShape`` shapes the parameters in the model, so that roles are
@@ -44,7 +51,16 @@ def leaves(config: Network) -> dict[str, dict[str, Leaf]]:
         >>> [(leaf.path, leaf.role.value) for leaf in jax.tree.leaves(leaves(config))]
         [('Dense_0/kernel', 'input'), ('Dense_1/kernel', 'hidden'), ('Dense_2/kernel', 'output')]
     """
-    return {name: shape.leaves(name) for name, shape in config.layers().items()}
+    return _leaves(config.layers(), "")
+
+
+def _leaves(layers: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Returns the leaves of a module, whose layers may be modules."""
+    below = {name: f"{path}/{name}" if path else name for name in layers}
+    return {
+        name: _leaves(node, below[name]) if isinstance(node, Mapping) else node.leaves(below[name])
+        for name, node in layers.items()
+    }
 
 
 def rules(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from widelimit.scaling import Leaf, leaf_from_axes
 
@@ -87,6 +87,9 @@ class LayerShape:
         bias: whether there is one.
         kernel_scale: initial std of the kernel in units of ``1/sqrt(fan_in)``; 0 starts it at zero.
         bias_scale: initial std of the bias; 0, as usual, starts it at zero.
+        depth: of a layer inside a residual branch, the ratio of the number of blocks to the base number.
+        ends_branch: the layer is the last of a branch, so its multipliers carry the branch's.
+        stack: how many such layers lie in one array, along a leading axis (scanned blocks); None for one.
 
     Raises:
         ValueError: if a size is not positive, or a scale is negative.
@@ -108,6 +111,9 @@ class LayerShape:
     bias: bool = True
     kernel_scale: float = 1.0
     bias_scale: float = 0.0
+    depth: Fraction | None = None
+    ends_branch: bool = False
+    stack: int | None = None
 
     def __post_init__(self) -> None:
         """Checks what no layer could honour."""
@@ -126,21 +132,55 @@ class LayerShape:
             path: of the layer in the parameter tree, e.g. ``"Dense_0"``.
         """
         kernel = (*map(finite, self.window), self.inputs, self.outputs)
-        declared: dict[str, tuple[tuple[Axis, ...], tuple[int, ...], float]] = {
-            "kernel": (kernel, tuple(range(len(kernel) - 1)), self.kernel_scale)
-        }
+        declared: dict[str, Any] = {"kernel": (kernel, tuple(range(len(kernel) - 1)), self.kernel_scale)}
         if self.bias:
             declared["bias"] = ((self.outputs,), (), self.bias_scale)
         return {
-            name: leaf_from_axes(
-                f"{path}/{name}" if path else name,
-                tuple(axis.size for axis in axes),
-                tuple(axis.base for axis in axes),
-                contracted=contracted,
-                growing=tuple(axis.grows for axis in axes),
-                width=Fraction(self.width, self.base_width),
-                base_width=self.base_width,
-                init_scale=scale,
-            )
-            for name, (axes, contracted, scale) in sorted(declared.items())
+            name: leaf_of(f"{path}/{name}" if path else name, self, *declared[name])
+            for name in sorted(declared)
         }
+
+
+class Placed(Protocol):
+    """What every shape says of where its layer sits: in the width, in the depth, in a stack of layers."""
+
+    @property
+    def width(self) -> int:
+        """The network's width."""
+
+    @property
+    def base_width(self) -> int:
+        """The network's base width."""
+
+    @property
+    def depth(self) -> Fraction | None:
+        """Inside a residual branch, the number of blocks over the base number."""
+
+    @property
+    def ends_branch(self) -> bool:
+        """Whether the layer is the last of a branch."""
+
+    @property
+    def stack(self) -> int | None:
+        """How many such layers lie in one array; None for one."""
+
+
+def leaf_of(
+    path: str, place: Placed, axes: tuple[Axis, ...], contracted: tuple[int, ...], init_scale: float
+) -> Leaf:
+    """Returns the ``Leaf`` of one parameter of a layer from its axes, behind the axis of a stack if any."""
+    shared = () if place.stack is None else (finite(place.stack),)
+    every = (*shared, *axes)
+    return leaf_from_axes(
+        path,
+        tuple(axis.size for axis in every),
+        tuple(axis.base for axis in every),
+        contracted=tuple(len(shared) + axis for axis in contracted),
+        shared=tuple(range(len(shared))),
+        growing=tuple(axis.grows for axis in every),
+        width=Fraction(place.width, place.base_width),
+        base_width=place.base_width,
+        init_scale=init_scale,
+        depth=place.depth,
+        ends_branch=place.ends_branch,
+    )

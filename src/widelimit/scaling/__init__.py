@@ -1,9 +1,11 @@
 """Exponents, roles and rules: how parameters scale with width (exact arithmetic and shapes)."""
 
 from widelimit.scaling.classify import Classification, classify
+from widelimit.scaling.depth import completep, depth_mup, with_depth
 from widelimit.scaling.describe import describe
 from widelimit.scaling.pairings import GrowingProduct, growing_products
 from widelimit.scaling.parametrization import (
+    DepthExponents,
     Parametrization,
     PerRole,
     Rate,
@@ -34,6 +36,7 @@ __all__ = [
     "Alignments",
     "Change",
     "Classification",
+    "DepthExponents",
     "FIRST_SMALL_STEP",
     "FULL",
     "GrowingProduct",
@@ -47,7 +50,9 @@ __all__ = [
     "TENSOR_PROGRAMS",
     "change",
     "classify",
+    "completep",
     "contribution_exponents",
+    "depth_mup",
     "derive",
     "describe",
     "dmft",
@@ -69,4 +74,5 @@ __all__ = [
     "to_json",
     "to_relative",
     "uniform",
+    "with_depth",
 ]

@@ -10,14 +10,14 @@ from typing import Generic, Literal, TypeVar
 from widelimit.scaling.roles import Role
 
 T = TypeVar("T")
-Family = Literal["sgd", "adam", "adafactor"]
+Family = Literal["sgd", "adam", "adafactor", "muon"]
 Alignment = Literal["full", "none", "global", "kernel"]
 Form = Literal["relative", "absolute"]
 
-FAMILIES: tuple[Family, ...] = ("sgd", "adam", "adafactor")
+FAMILIES: tuple[Family, ...] = ("sgd", "adam", "adafactor", "muon")
 # Moving a factor s from a raw weight into its multiplier scales its gradient by s; its learning rate must
 # make up for s**power, which leaves c + power * a the same in every equivalent form.
-SHIFT_POWER = {"sgd": 2, "adam": 1, "adafactor": 0}
+SHIFT_POWER = {"sgd": 2, "adam": 1, "adafactor": 0, "muon": 1}
 # Exponent of the standard initial std, 1/sqrt(fan_in): it falls with width where the fan-in grows.
 STANDARD_INIT = {
     Role.INPUT: Fraction(0),
@@ -65,6 +65,29 @@ ONES: PerRole[float] = PerRole(1.0, 1.0, 1.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
+class DepthExponents:
+    r"""How a parameter inside a residual branch meets the depth, whatever its role in width.
+
+    With ``m_L`` the ratio of the number of blocks to the base number, factors are ``m_L^-exponent``.
+
+    Args:
+        learning_rate: exponent of the learning rate.
+        epsilon: exponent of epsilon.
+        weight_decay: exponent of the weight-decay coefficient.
+
+    Reference:
+        Dey et al., arXiv 2505.01618, Table 1.
+    """
+
+    learning_rate: Fraction = Fraction(0)
+    epsilon: Fraction = Fraction(0)
+    weight_decay: Fraction = Fraction(0)
+
+
+NO_DEPTH = DepthExponents()
+
+
+@dataclasses.dataclass(frozen=True)
 class Rate:
     r"""How the learning rate and epsilon of one optimizer family scale under one alignment assumption.
 
@@ -73,13 +96,14 @@ class Rate:
 
     Args:
         family: ``"sgd"`` (also with momentum), ``"adam"`` (every sign-like rule) or ``"adafactor"`` (with
-            parameter scaling).
+            parameter scaling) or ``"muon"`` (orthogonalised updates of hidden matrices, Adam for the rest).
         alignment: ``"full"`` or ``"none"`` as in arXiv 2407.05872, ``"global"`` (one rate for all layers) or
             ``"kernel"`` (the largest rates that keep the network in the kernel regime).
         learning_rate: the exponents c.
         epsilon: the exponents d.
         learning_rate_constant: the constants C.
         epsilon_constant: the constants E.
+        depth: the exponents of depth, for parameters inside residual branches.
 
     Reference:
         Everett et al., arXiv 2407.05872, Table 1; Yang & Littwin, arXiv 2308.01814, Definition 2.2.1 (abcd).
@@ -91,6 +115,7 @@ class Rate:
     epsilon: PerRole[Fraction]
     learning_rate_constant: PerRole[float] = ONES
     epsilon_constant: PerRole[float] = ONES
+    depth: DepthExponents = NO_DEPTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +139,8 @@ class Parametrization:
         form: ``"relative"`` or ``"absolute"``.
         unit_variance: put the width-independent part of 1/sqrt(fan_in) into the multiplier, so that raw
             weights have unit variance, as kernel and DMFT theory write them (not neutral at a base width).
+        branch: alpha of the residual branches, multiplied by ``m_L^-alpha``; 0 is no depth rule. Depth is
+            relative to a base depth in both forms; a base depth of 1 makes it absolute.
 
     Raises:
         ValueError: if gamma0 is not positive, or unit variance is asked of a relative form.
@@ -137,6 +164,7 @@ class Parametrization:
     gamma0: float = 1.0
     form: Form = "relative"
     unit_variance: bool = False
+    branch: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
         """Checks what no rule could honour."""

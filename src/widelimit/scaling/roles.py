@@ -13,7 +13,8 @@ class Role(enum.Enum):
     """How a parameter meets the width: the layer classes of Tensor Programs V, Table 3.
 
     ``INPUT`` maps finite -> width (input matrix, embedding, biases, norm gains, position tables), ``HIDDEN``
-    width -> width, ``OUTPUT`` width -> finite (readout), ``SCALAR`` touches no growing axis.
+    width -> width, ``OUTPUT`` width -> finite (readout), ``SCALAR`` touches no growing axis. Whether a
+    parameter also meets the *depth* is a fact of its own: ``Leaf.depth``.
 
     Example:
         >>> Role.INPUT.value
@@ -47,6 +48,10 @@ class Leaf:
         tied: the array is an embedding that is used again, transposed, as the readout.
         init_scale: initial std in units of ``1/sqrt(fan_in)``; 0 for an array that starts from a constant
             (biases, gains, a zero-initialised readout).
+        depth: of an array inside a residual branch, the ratio m_L of the number of blocks to the base
+            number; None for arrays outside of all branches, which no depth rule touches.
+        ends_branch: the array is added in the last layer of a residual branch, whose output is the
+            branch's: its forward multiplier carries the branch's.
 
     Example:
         >>> shapes = {"shape": (128, 128), "base_shape": (32, 32)}
@@ -66,6 +71,15 @@ class Leaf:
     base_width: int
     tied: bool = False
     init_scale: float = 1.0
+    depth: Fraction | None = None
+    ends_branch: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks what no residual network could have."""
+        if self.depth is None and self.ends_branch:
+            raise ValueError(f"{self.path} ends a residual branch, so it needs a depth; got none.")
+        if self.depth is not None and not self.depth > 0:
+            raise ValueError(f"{self.path}: depth is a positive ratio of blocks; got {self.depth}.")
 
 
 def role_of(growing: Sequence[bool], contracted: Sequence[int]) -> Role:
@@ -103,6 +117,8 @@ def leaf_from_axes(
     shared: Sequence[int] = (),
     tied: bool = False,
     init_scale: float | None = None,
+    depth: Fraction | None = None,
+    ends_branch: bool = False,
 ) -> Leaf:
     """Builds a ``Leaf`` from shapes at two widths and the axes that the forward pass contracts.
 
@@ -119,6 +135,8 @@ def leaf_from_axes(
         tied: the array serves as embedding and readout.
         init_scale: initial std in units of ``1/sqrt(fan_in)``. None means 1 for an array that is contracted
             and 0 for one that is not (biases and gains start from a constant).
+        depth: as in ``Leaf``.
+        ends_branch: as in ``Leaf``.
 
     Raises:
         ValueError: if the ranks differ, or ``growing`` is needed and missing.
@@ -148,4 +166,6 @@ def leaf_from_axes(
         base_width=base_width,
         tied=tied,
         init_scale=(1.0 if contracted else 0.0) if init_scale is None else init_scale,
+        depth=depth,
+        ends_branch=ends_branch,
     )

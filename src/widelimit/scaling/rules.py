@@ -74,12 +74,14 @@ def make_rules(
 
     With n the width (absolute form) or m = n/n0 (relative form) and the exponents and constants of the
     parameter's role, ``multiplier = A n^-a``, ``init_std = B n^-b``, ``learning_rate = C n^-c``, ``epsilon =
-    E n^-d``. Per step the decay removes ``D w``; with ``lr`` the scheduled global rate, ``r`` the rule's
-    learning rate and ``wd`` the coefficient:
+    E n^-d``. Inside residual branches, the powers of m_L in the parametrization's ``branch`` (on the
+    multiplier of a branch's last layer) and in its rate's ``depth`` come on top. Per step the decay removes
+    ``D w``; with ``lr`` the scheduled global rate, ``r`` the rule's learning rate and ``wd`` the coefficient:
 
     * ``"coupled"``: ``D = lr r wd``, optax's and torch's AdamW on the scaled rate; differs between
       equivalent forms;
-    * ``"undone"``: ``D = lr wd`` for every parameter, as microsoft/mup does it;
+    * ``"undone"``: ``D = lr wd`` for every parameter, as microsoft/mup does it; what depth does to the rate
+      stays, as in CompleteP's table;
     * ``"independent"``: ``D = wd``, the learning rate is not involved;
     * ``"sqrt_width"``: ``D = lr r wd m^(1/2 - k a)``, k = 2, 1, 0 for SGD, Adam, Adafactor, for weights
       whose fan-in grows (sqrt(m) in Table 3, and the same decay in every equivalent form); 0 for vectors.
@@ -87,7 +89,7 @@ def make_rules(
     Args:
         leaves: a pytree of ``Leaf``, shaped like the parameters (declared by our models, or from ``probe``).
         parametrization: e.g. ``mup()``.
-        optimizer: ``"sgd"``, ``"adam"`` or ``"adafactor"``.
+        optimizer: ``"sgd"``, ``"adam"``, ``"adafactor"`` or ``"muon"``.
         alignment: ``"full"``, ``"none"``, ``"global"``, ``"kernel"``; None is the parametrization's default.
         weight_decay: the convention.
 
@@ -106,7 +108,7 @@ def make_rules(
 
     Reference:
         Yang & Littwin, arXiv 2308.01814 (abcd); Yang et al., arXiv 2203.03466, Appendix B (decay); arXiv
-        2510.15262 (sqrt width).
+        2510.15262 (sqrt width); Dey et al., arXiv 2505.01618, Table 1 (depth).
     """
     if weight_decay not in DECAYS:
         raise ValueError(
@@ -157,15 +159,19 @@ def _leaf_rule(leaf: Leaf, parametrization: Parametrization, rate: Rate, decay: 
         std = n**-b * finite
     learning_rate = rate.learning_rate_constant[role] * n ** -float(rate.learning_rate[role])
     epsilon = rate.epsilon_constant[role] * n ** -float(rate.epsilon[role])
+    deep = 1.0 if leaf.depth is None else float(leaf.depth)
+    if leaf.ends_branch:
+        multiplier *= deep ** -float(parametrization.branch)
     if role is not Role.SCALAR:
         learning_rate *= gamma0**2 if rate.family == "sgd" else gamma0
         epsilon /= gamma0
     return {
         "init_std": leaf.init_scale * parametrization.init_constant[role] * std,
         "multiplier": multiplier,
-        "learning_rate": learning_rate,
-        "epsilon": epsilon,
-        "weight_decay": _decay_factor(leaf, a, learning_rate, SHIFT_POWER[rate.family], decay),
+        "learning_rate": learning_rate * deep ** -float(rate.depth.learning_rate),
+        "epsilon": epsilon * deep ** -float(rate.depth.epsilon),
+        "weight_decay": _decay_factor(leaf, a, learning_rate, SHIFT_POWER[rate.family], decay)
+        * deep ** -float(rate.depth.weight_decay),
         "gradient_norm": _gradient_norm(leaf, parametrization, 1.0 if leaf.tied else multiplier),
     }
 
@@ -184,13 +190,18 @@ def _gradient_norm(leaf: Leaf, parametrization: Parametrization, multiplier: flo
 
     The gradient of the effective weight, ``g / multiplier``, is the same in every equivalent form; its
     entries scale as ``n^-(a_out + b_out)`` below the readout and ``n^0`` in it, and the norm adds the root
-    of the number of entries.
+    of the number of entries. Under a depth rule each of the ``L`` branches has gradients of ``L^-alpha``.
     """
     entries = 0.0
     if leaf.role in (Role.INPUT, Role.HIDDEN):
         entries = float(parametrization.multiplier.output + parametrization.init.output)
     grown = math.prod(leaf.shape) / math.prod(leaf.base_shape)
-    return float(leaf.width) ** entries / math.sqrt(grown) / multiplier
+    deep = 1.0
+    if leaf.depth is not None and parametrization.branch != 0:
+        # The multiplier of a branch's last layer holds m_L^-alpha already.
+        alpha = 0.0 if leaf.ends_branch else float(parametrization.branch)
+        deep = float(leaf.depth) ** (alpha - 0.5)
+    return float(leaf.width) ** entries / math.sqrt(grown) / multiplier * deep
 
 
 def tied_multiplier_exponent(leaf: Leaf, parametrization: Parametrization, rate: Rate) -> float:

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 
-from widelimit.scaling.parametrization import Parametrization, PerRole, Rate
+from widelimit.scaling.parametrization import DepthExponents, Parametrization, PerRole, Rate
 from widelimit.scaling.roles import Leaf, Role
 from widelimit.scaling.rules import NUMBERS, PyTree, Rules
 
-FORMAT = "widelimit rules 1"
+FORMAT = "widelimit rules 2"
 
 
 def _plain(value: Any) -> Any:
@@ -74,7 +74,7 @@ def from_json(text: str, like: PyTree) -> Rules:
         >>> from_json("{}", like={"w": 0})
         Traceback (most recent call last):
         ...
-        ValueError: expected a rules file ('widelimit rules 1'); got JSON without that format field.
+        ValueError: expected a rules file ('widelimit rules 2'); got JSON without that format field.
 
     Reference:
         None; see ``to_json``.
@@ -135,7 +135,11 @@ def _check_same_model(leaves: tuple[Leaf, ...], like: PyTree) -> None:
 
 def _leaf(fields: dict[str, Any]) -> Leaf:
     """Reads one ``Leaf``."""
-    exact = {"role": Role(fields["role"]), "width": Fraction(fields["width"])}
+    exact = {
+        "role": Role(fields["role"]),
+        "width": Fraction(fields["width"]),
+        "depth": None if fields["depth"] is None else Fraction(fields["depth"]),
+    }
     shapes = {name: tuple(fields[name]) for name in ("shape", "base_shape")}
     return Leaf(**(fields | exact | shapes))
 
@@ -155,9 +159,12 @@ def _parametrization(fields: dict[str, Any]) -> Parametrization:
             _per_role(row["epsilon"], Fraction),
             _per_role(row["learning_rate_constant"], float),
             _per_role(row["epsilon_constant"], float),
+            DepthExponents(**{name: Fraction(value) for name, value in row["depth"].items()}),
         )
         for row in fields["rates"]
     )
     exact = {name: _per_role(fields[name], Fraction) for name in ("multiplier", "init")}
     floats = {name: _per_role(fields[name], float) for name in ("multiplier_constant", "init_constant")}
-    return Parametrization(**(fields | exact | floats | {"rates": rates}))
+    return Parametrization(
+        **(fields | exact | floats | {"rates": rates, "branch": Fraction(fields["branch"])})
+    )

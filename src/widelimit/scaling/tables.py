@@ -27,11 +27,25 @@ def _build(name: str, a: PerRole[Fraction], b: PerRole[Fraction], rows: _Rows) -
     """Assembles a parametrization; epsilon follows the gradient except where nothing is scaled by design."""
     bare = Parametrization(name, a, b, ())
     gradient = gradient_exponents(bare)
+    rows = rows | _muon(a, rows)
     rates = tuple(
         Rate(family, alignment, c, ZERO if alignment == "global" else gradient)
         for (family, alignment), c in rows.items()
     )
     return dataclasses.replace(bare, rates=rates)
+
+
+def _muon(a: PerRole[Fraction], rows: _Rows) -> _Rows:
+    """Returns Muon's rows: Adam's, but for hidden matrices, whose update has the spectral norm of a weight.
+
+    Orthogonalised and multiplied by ``sqrt(fan_out/fan_in)`` it changes the next layer by order one at every
+    width, behind a forward multiplier ``n^-a`` at ``c = -a`` (arXiv 2310.17813, Condition 1).
+    """
+    return {
+        ("muon", alignment): c if alignment == "global" else dataclasses.replace(c, hidden=-a.hidden)
+        for (family, alignment), c in rows.items()
+        if family == "adam" and alignment in ("full", "global")
+    }
 
 
 def standard() -> Parametrization:

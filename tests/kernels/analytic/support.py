@@ -34,7 +34,7 @@ def conv(parametrization=THEORY, **changes):
 
 def residual(parametrization=THEORY, **changes):
     """A small residual network."""
-    fields = {"inputs": 3, "outputs": 2, "width": 64, "base_width": 16, "depth": 3}
+    fields = {"inputs": 3, "outputs": 2, "width": 64, "base_width": 16, "depth": 3, "branch_scale": 0.6}
     return models.ResidualMLPConfig(parametrization=parametrization, **{**fields, **changes})
 
 

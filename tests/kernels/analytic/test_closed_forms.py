@@ -125,7 +125,8 @@ def test_permutation_task(k):
 @pytest.mark.parametrize(("depth", "value"), [(4, 6.835938), (16, 7.758613), (64, 8.050537), (256, 8.128418)])
 def test_linear_residual_network(depth, value):
     """2 (1 + 1/L)^L + (1 + 1/L)^(L-1), on its way to 3e: the lazy limit of a linear residual network."""
-    config = residual(activation="identity", bias=False, depth=depth)
+    theory = scaling.with_depth(THEORY, "1/2")
+    config = residual(theory, activation="identity", bias=False, depth=depth, branch_scale=1.0)
     found = analytic.kernel(config, np.ones((1, 3)), get="ntk").item()
     assert found == pytest.approx(value, abs=1e-6)
     assert found == pytest.approx(2 * (1 + 1 / depth) ** depth + (1 + 1 / depth) ** (depth - 1), rel=1e-12)

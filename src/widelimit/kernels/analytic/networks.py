@@ -56,5 +56,5 @@ def _residual(config: ResidualMLPConfig, weights: Mapping[str, Weights], phi: Du
         branch = stream
         for name in names:
             branch = linear(entrywise(branch, phi), channels, weights[name])
-        stream = plus(stream, branch, config.scale)
+        stream = plus(stream, branch, config.branch_scale)
     return linear(entrywise(stream, phi) if config.final_activation else stream, channels, last)
