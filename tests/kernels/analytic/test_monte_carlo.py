@@ -10,8 +10,10 @@ from scipy import stats
 from tests.kernels.analytic.support import PARAMETRIZATIONS, conv, mlp, residual, samples
 from widelimit.compare import fit_exponent
 from widelimit.kernels import analytic
+from widelimit.scaling import completep
 
 SEEDS = 512
+COMPLETEP = completep()  # muP in width; depth is in multipliers of branches and in the rates of SGD
 
 
 def finite(config, x, seeds=SEEDS, seed=0):
@@ -82,7 +84,7 @@ def test_and_a_convolutional_network():
 @pytest.mark.parametrize(
     "config",
     [
-        residual(PARAMETRIZATIONS["mup 8"], width=512, activation="erf", bias_std=0.5, branch_scale=0.7),
+        residual(COMPLETEP, width=512, base_depth=2, activation="erf", bias_std=0.5, branch_scale=0.7),
         conv(PARAMETRIZATIONS["standard"], width=128, bias_std=0.5),
     ],
     ids=["residual", "conv"],
