@@ -2,6 +2,7 @@
 
 from widelimit.scaling.classify import Classification, classify
 from widelimit.scaling.depth import completep, depth_mup, with_depth
+from widelimit.scaling.depth_stability import DepthSlopes, depth_slopes, derive_depth
 from widelimit.scaling.describe import describe
 from widelimit.scaling.pairings import GrowingProduct, growing_products
 from widelimit.scaling.parametrization import (
@@ -37,6 +38,7 @@ __all__ = [
     "Change",
     "Classification",
     "DepthExponents",
+    "DepthSlopes",
     "FIRST_SMALL_STEP",
     "FULL",
     "GrowingProduct",
@@ -53,7 +55,9 @@ __all__ = [
     "completep",
     "contribution_exponents",
     "depth_mup",
+    "depth_slopes",
     "derive",
+    "derive_depth",
     "describe",
     "dmft",
     "exponents",
