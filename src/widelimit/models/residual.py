@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from widelimit.models.activations import Activation, activation
 from widelimit.models.layers import Dense, scaled
 from widelimit.models.mlp import MLPConfig
-from widelimit.models.shapes import LayerShape, positive
+from widelimit.models.shapes import positive
 from widelimit.scaling import Parametrization
+
+_EPSILON = 1e-6  # under the root of the norm, far below the mean square of any stream that carries a signal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,8 +29,10 @@ class ResidualMLPConfig:
 
     with ``b_L = branch_scale (L / base_depth)^-alpha``, alpha that of the parametrization (0 if it has no
     rule of depth); the power is in the forward multipliers of a branch's last layer. A branch is
-    ``W phi(h) + b`` (``branch_depth=1``) or ``W_2 phi(W_1 phi(h) + b_1) + b_2`` (2). The
-    layers are named ``Dense_0``, ``Dense_1``, ... in the order in which they are applied.
+    ``W phi(h) + b`` (``branch_depth=1``) or ``W_2 phi(W_1 phi(h) + b_1) + b_2`` (2). With ``norm="rms"``
+    branches and readout see ``h / rms(h)`` in place of h. The layers are named ``Dense_0``, ``Dense_1``, ...
+    in the order in which they are applied. With ``scan`` those of all branches are stacked under
+    ``"blocks"``, by their place in a branch, and the readout is ``"readout"``.
 
     Args:
         inputs: size of x.
@@ -38,6 +46,9 @@ class ResidualMLPConfig:
         branch_depth: layers in a branch, 1 or 2.
         branch_scale: factor on every branch at the base depth.
         final_activation: whether the readout sees phi(h_L), or h_L.
+        norm: ``"rms"`` puts a norm without gains before every branch and before the readout.
+        scan: one loop over the blocks, whose parameters lie along a leading axis: the time to compile does
+            not grow with the depth. The network is the same.
         activation: a name (see ``ACTIVATIONS``) or an entrywise function.
         bias: whether layers have biases.
         bias_std: initial std of the biases; 0 is usual, kernel theory wants more.
@@ -46,7 +57,7 @@ class ResidualMLPConfig:
 
     Raises:
         ValueError: if a size is not positive, a branch has neither 1 nor 2 layers, the scale is not finite,
-            or the activation has an unknown name.
+            or the norm or activation has an unknown name.
         TypeError: if the activation is neither a name nor a function.
 
     Example:
@@ -73,6 +84,8 @@ class ResidualMLPConfig:
     branch_depth: int = 1
     branch_scale: float = 1.0
     final_activation: bool = True
+    norm: Literal["none", "rms"] = "none"
+    scan: bool = False
     activation: str | Activation = "tanh"
     bias: bool = True
     bias_std: float = 0.0
@@ -87,18 +100,20 @@ class ResidualMLPConfig:
             raise ValueError(f"branch_depth must be 1 or 2; got {self.branch_depth!r}.")
         if not 0 <= self.branch_scale < float("inf"):
             raise ValueError(f"branch_scale is a number, 0 or more; got {self.branch_scale!r}.")
+        if self.norm not in ("none", "rms"):
+            raise ValueError(f"norm must be 'none' or 'rms'; got {self.norm!r}.")
         activation(self.activation)
         self.layers()
 
     def branches(self) -> list[list[str]]:
-        """Returns the names of the layers of each branch."""
+        """Returns the names of the layers of each branch, as they are without ``scan``."""
         return [
             [f"Dense_{1 + block * self.branch_depth + layer}" for layer in range(self.branch_depth)]
             for block in range(self.depth)
         ]
 
-    def layers(self) -> dict[str, LayerShape]:
-        """Returns the shape of each layer by name, from input to readout."""
+    def layers(self) -> dict[str, Any]:
+        """Returns the shape of each layer by name, from input to readout; the stacked ones below "blocks"."""
         # Additions have no parameters, so these are the layers of an MLP.
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(MLPConfig)}
         shapes = MLPConfig(**{**shared, "depth": self.depth * self.branch_depth + 1}).layers()
@@ -106,7 +121,14 @@ class ResidualMLPConfig:
         for branch in self.branches():
             for name in branch:
                 shapes[name] = dataclasses.replace(shapes[name], depth=deep, ends_branch=name == branch[-1])
-        return shapes
+        if not self.scan:
+            return dict(shapes)
+        first, *_, last = shapes
+        blocks = {
+            f"Dense_{layer}": dataclasses.replace(shapes[name], stack=self.depth)
+            for layer, name in enumerate(self.branches()[0])
+        }
+        return {first: shapes[first], "blocks": blocks, "readout": shapes[last]}
 
 
 class ResidualMLP(nn.Module):
@@ -127,17 +149,60 @@ class ResidualMLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Returns the outputs."""
-        config = self.config
+        config, shapes = self.config, self.config.layers()
         phi = activation(config.activation)
-        layers = {
-            name: Dense(shape, config.parametrization, config.dtype, name=name)
-            for name, shape in config.layers().items()
+        first, *_, last = shapes
+
+        def dense(name: str) -> Dense:
+            return Dense(shapes[name], config.parametrization, config.dtype, name=name)
+
+        h = dense(first)(x)
+        if config.scan:
+            blocks = nn.scan(
+                _Block,
+                variable_axes={"params": 0, "intermediates": 0, "perturbations": 0},
+                variable_broadcast="multipliers",
+                split_rngs={"params": True},
+                length=config.depth,
+            )
+            h, _ = blocks(config, name="blocks")(h, None)
+        else:
+            for branch in config.branches():
+                h = _added(config, h, [dense(name) for name in branch])
+        h = _normed(config, h)
+        return dense(last)(phi(h) if config.final_activation else h)
+
+
+class _Block(nn.Module):
+    """One block of the scanned network: the stream in, the stream out."""
+
+    config: ResidualMLPConfig
+
+    @nn.compact
+    def __call__(self, h: jax.Array, _: None) -> tuple[jax.Array, None]:
+        """Returns the stream behind the block."""
+        config = self.config
+        shapes = {
+            name: dataclasses.replace(shape, stack=None) for name, shape in config.layers()["blocks"].items()
         }
-        first, *_, last = layers
-        h = layers[first](x)
-        for branch in config.branches():
-            y = h
-            for name in branch:
-                y = layers[name](phi(y))
-            h = h + scaled(config.branch_scale, y)
-        return layers[last](phi(h) if config.final_activation else h)
+        layers = [
+            Dense(shape, config.parametrization, config.dtype, name=name) for name, shape in shapes.items()
+        ]
+        return _added(config, h, layers), None
+
+
+def _added(
+    config: ResidualMLPConfig, h: jax.Array, branch: Sequence[Callable[[jax.Array], jax.Array]]
+) -> jax.Array:
+    """Returns ``h + branch_scale branch(h)``."""
+    phi, y = activation(config.activation), _normed(config, h)
+    for layer in branch:
+        y = layer(phi(y))
+    return h + scaled(config.branch_scale, y)
+
+
+def _normed(config: ResidualMLPConfig, h: jax.Array) -> jax.Array:
+    """Returns the stream as branches and readout see it."""
+    if config.norm == "none":
+        return h
+    return h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + _EPSILON)

@@ -216,6 +216,10 @@ def checked_config(config: Any) -> None:
             f"analytic kernels are known for {known}; got {type(config).__name__}. For any other network, "
             "average empirical.ntk over seeds, or compose neural_tangents().stax layers."
         )
+    if getattr(config, "norm", "none") != "none":
+        raise ValueError(f"analytic kernels are known for norm='none'; got {config.norm!r}.")
+    if getattr(config, "scan", False):
+        raise ValueError("analytic kernels go layer by layer; pass the same config with scan=False.")
 
 
 def checked_samples(config: Config, x: ArrayLike, name: str) -> np.ndarray:
