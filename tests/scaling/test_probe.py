@@ -110,7 +110,7 @@ def test_leaves_have_the_structure_of_the_parameters(library):
 def test_leaf_facts():
     """Shapes, fans and the ratio are those of the two widths asked for, not of a width tried besides."""
     leaf = by_path(probe(plain_init, plain_apply, X, width=48, base_width=16))["i"]
-    assert leaf == Leaf("i", IN, (10, 48), (10, 16), 10, 48, 10, 16, leaf.width, 16)
+    assert leaf == Leaf("i", IN, (10, 48), (10, 16), 10, 48, 10, 16, leaf.width, 16, contracted=(0,))
     assert leaf.width == 3
     narrower = by_path(probe(plain_init, plain_apply, X, width=8, base_width=16))["o"]
     assert (narrower.shape, narrower.base_shape, narrower.width) == ((8, 10), (16, 10), 0.5)

@@ -19,8 +19,8 @@ def parameter_scale(rules: Rules) -> PyTree:
     r"""Returns the size of each raw weight relative to the base width's: ``m^-(a+b) / A_l``.
 
     The effective weight of a role shrinks like ``m^-(a+b)`` in every equivalent form; dividing by its forward
-    multiplier gives the raw one (``m^-b`` in relative form). gamma0 is left out: it weakens the readout
-    without changing its raw size.
+    multiplier gives the raw one (``m^-b`` in relative form). gamma0 and the power of the depth in a branch's
+    last layer are left out: they weaken what the weight does without changing its raw size.
 
     Args:
         rules: of any parameters.
@@ -42,6 +42,8 @@ def parameter_scale(rules: Rules) -> PyTree:
         natural = float(leaf.width) ** -float(table.multiplier[leaf.role] + table.init[leaf.role])
         if leaf.tied:
             return natural
+        if leaf.ends_branch and leaf.depth is not None:
+            natural *= float(leaf.depth) ** -float(table.branch)
         return natural / (multiplier * table.gamma0 if leaf.role is Role.OUTPUT else multiplier)
 
     multipliers, treedef = jax.tree.flatten(rules.multiplier)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 
-from widelimit.scaling.parametrization import SHIFT_POWER, DepthExponents, Family, Parametrization
+from widelimit.scaling.parametrization import (
+    NO_DEPTH,
+    SHIFT_POWER,
+    DepthExponents,
+    Family,
+    Parametrization,
+)
 from widelimit.scaling.tables import mup
 
 
@@ -29,7 +35,7 @@ def with_depth(parametrization: Parametrization, alpha: Fraction | int | str) ->
         alpha: exact, e.g. ``1`` or ``"1/2"``; 0.5 to 1 has a limit, others are for comparison.
 
     Raises:
-        ValueError: if the parametrization has a depth rule already, or alpha is negative.
+        ValueError: if the parametrization has a depth rule already, or alpha is negative or no number.
 
     Example:
         >>> rule = with_depth(mup(table=8), "1/2")
@@ -39,14 +45,12 @@ def with_depth(parametrization: Parametrization, alpha: Fraction | int | str) ->
     Reference:
         Dey et al., arXiv 2505.01618, Table 1; SGD: Bordelon et al., arXiv 2309.16620.
     """
-    exponent = Fraction(str(alpha))
-    if parametrization.branch != 0:
+    exponent = branch_exponent(alpha)
+    if parametrization.branch != 0 or any(row.depth != NO_DEPTH for row in parametrization.rates):
         raise ValueError(
             f"{parametrization.name} has the depth rule alpha = {parametrization.branch} already; "
             "a branch is scaled once."
         )
-    if exponent < 0:
-        raise ValueError(f"alpha, the exponent of the branches' multiplier, must be at least 0; got {alpha}.")
 
     def rule(family: Family) -> DepthExponents:
         gradient = exponent if SHIFT_POWER[family] == 2 else Fraction(0)
@@ -58,6 +62,20 @@ def with_depth(parametrization: Parametrization, alpha: Fraction | int | str) ->
         branch=exponent,
         rates=tuple(dataclasses.replace(row, depth=rule(row.family)) for row in parametrization.rates),
     )
+
+
+def branch_exponent(alpha: object) -> Fraction:
+    """Returns alpha as an exact number, or says what is wrong with it."""
+    try:
+        exponent = Fraction(str(alpha))
+    except (ValueError, ZeroDivisionError):
+        exponent = Fraction(-1)
+    if exponent < 0:
+        raise ValueError(
+            "alpha, the exponent of the branches' multiplier, must be a number of at least 0, such as 1 or "
+            f"'1/2'; got {alpha!r}."
+        )
+    return exponent
 
 
 def depth_mup(*, table: int = 8, gamma0: float = 1.0) -> Parametrization:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 
+from widelimit.scaling.depth import branch_exponent
 from widelimit.scaling.parametrization import FAMILIES, SHIFT_POWER, DepthExponents, Parametrization
 
 _HALF, _ONE, _ZERO = Fraction(1, 2), Fraction(1), Fraction(0)
@@ -119,7 +120,7 @@ def derive_depth(alpha: Fraction | int | str, optimizer: str) -> DepthExponents:
         optimizer: ``"sgd"``, ``"adam"``, ``"adafactor"`` or ``"muon"``.
 
     Raises:
-        ValueError: for an unknown optimizer.
+        ValueError: for an unknown optimizer, or an alpha that is negative or no number.
 
     Example:
         >>> str(derive_depth("1/2", "adam").learning_rate), str(derive_depth(1, "sgd").learning_rate)
@@ -130,7 +131,7 @@ def derive_depth(alpha: Fraction | int | str, optimizer: str) -> DepthExponents:
     """
     if optimizer not in FAMILIES:
         raise ValueError(f"optimizer must be one of {', '.join(FAMILIES)}; got {optimizer!r}.")
-    exponent = Fraction(str(alpha))
+    exponent = branch_exponent(alpha)
     # The gradient of a weight in a branch passes the branch's multiplier once, and so does its effect.
     gradient = exponent
     feels = gradient if SHIFT_POWER[optimizer] == 2 else _ZERO  # SGD's update is its gradient

@@ -52,6 +52,8 @@ class Leaf:
             number; None for arrays outside of all branches, which no depth rule touches.
         ends_branch: the array is added in the last layer of a residual branch, whose output is the
             branch's: its forward multiplier carries the branch's.
+        contracted: the axes that the forward pass sums over.
+        shared: the axes along which independent layers are stacked.
 
     Example:
         >>> shapes = {"shape": (128, 128), "base_shape": (32, 32)}
@@ -73,6 +75,8 @@ class Leaf:
     init_scale: float = 1.0
     depth: Fraction | None = None
     ends_branch: bool = False
+    contracted: tuple[int, ...] = ()
+    shared: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks what no residual network could have."""
@@ -168,4 +172,6 @@ def leaf_from_axes(
         init_scale=(1.0 if contracted else 0.0) if init_scale is None else init_scale,
         depth=depth,
         ends_branch=ends_branch,
+        contracted=tuple(contracted),
+        shared=tuple(shared),
     )

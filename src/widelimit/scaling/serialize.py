@@ -140,7 +140,7 @@ def _leaf(fields: dict[str, Any]) -> Leaf:
         "width": Fraction(fields["width"]),
         "depth": None if fields["depth"] is None else Fraction(fields["depth"]),
     }
-    shapes = {name: tuple(fields[name]) for name in ("shape", "base_shape")}
+    shapes = {name: tuple(fields[name]) for name in ("shape", "base_shape", "contracted", "shared")}
     return Leaf(**(fields | exact | shapes))
 
 

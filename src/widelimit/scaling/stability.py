@@ -74,13 +74,14 @@ def change(
 
     For Adam ``r_1 = a_1 + c_1`` and ``r_l = min(a_l + c_l - alpha, a_l + c_l + r_{l-1} - u, 1/2 + r_{l-1} -
     omega)``; SGD adds the gradient's exponent ``g_l = a_l + min(a_out + b_out, 2 a_out + c_out)``; Adafactor
-    moves a weight in proportion to its own size. (The paper prints max; the gradient is a sum, so the larger
-    term, the smaller exponent, decides.)
+    moves a weight in proportion to its own size. Muon is Adam, but for hidden matrices: of few samples, their
+    update of spectral norm one has entries of 1/n. (The paper prints max; the gradient is a sum, so the
+    larger term, the smaller exponent, decides.)
 
     Args:
         parametrization: gives a and b.
         learning_rate: c per role.
-        family: ``"sgd"``, ``"adam"`` or ``"adafactor"``.
+        family: ``"sgd"``, ``"adam"``, ``"adafactor"`` or ``"muon"``.
         alignments: assumed alignment exponents.
         hidden_layers: number of width -> width layers, at least 0.
         first_step: the readout still has its initial size: ``g_l = a_l + a_out + b_out``.
@@ -128,7 +129,9 @@ def _update_sizes(parametrization: Parametrization, family: str, backward: Fract
         return a
     if family == "adafactor":
         return PerRole(a.input + b.input, a.hidden + b.hidden, a.output + b.output, Fraction(0))
-    raise ValueError(f"family must be 'sgd', 'adam' or 'adafactor'; got {family!r}.")
+    if family == "muon":
+        return PerRole(a.input, a.hidden + 1, a.output, Fraction(0))
+    raise ValueError(f"family must be 'sgd', 'adam', 'adafactor' or 'muon'; got {family!r}.")
 
 
 def contribution_exponents(
@@ -149,7 +152,7 @@ def contribution_exponents(
     Args:
         parametrization: gives a and b.
         learning_rate: c per role.
-        family: ``"sgd"``, ``"adam"`` or ``"adafactor"``.
+        family: ``"sgd"``, ``"adam"``, ``"adafactor"`` or ``"muon"``.
         hidden_layers: number of width -> width layers, at least 0.
         biases: the update of each layer's bias instead of its weight.
 
@@ -189,8 +192,8 @@ def derive(parametrization: Parametrization, family: str, alignments: Alignments
 
     Args:
         parametrization: gives a and b; its own rates are not looked at.
-        family: ``"sgd"``, ``"adam"`` or ``"adafactor"``; the last keeps c >= 0, since a weight cannot grow
-            by more than its own size.
+        family: ``"sgd"``, ``"adam"``, ``"muon"`` or ``"adafactor"``; the last keeps c >= 0, since a weight
+            cannot grow by more than its own size.
         alignments: assumed alignment exponents.
 
     Raises:
