@@ -42,6 +42,7 @@ HEAVY = {
     "matplotlib",
     "orbax",
     "sklearn",
+    "sentencepiece",
     "neural_tangents",
     "matfree",
     "tyro",

@@ -1,6 +1,7 @@
-"""Data without a download: digits, the user's own CIFAR-10 or arrays, synthetic tasks; and batches."""
+"""Data without a download: digits, the user's own CIFAR-10 or arrays, synthetic tasks, text; and batches."""
 
 from widelimit.training.data.batches import batch_indices, batch_table
+from widelimit.training.data.corpus import Tokens, text, token_batch, token_file, windows
 from widelimit.training.data.dataset import Dataset
 from widelimit.training.data.labelled import TargetKind
 from widelimit.training.data.read_cifar10 import cifar10
@@ -11,6 +12,7 @@ from widelimit.training.data.synthetic import gaussian_teacher, power_law, singl
 __all__ = [
     "Dataset",
     "TargetKind",
+    "Tokens",
     "batch_indices",
     "batch_table",
     "cifar10",
@@ -19,4 +21,8 @@ __all__ = [
     "npz",
     "power_law",
     "single_index",
+    "text",
+    "token_batch",
+    "token_file",
+    "windows",
 ]

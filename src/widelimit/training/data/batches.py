@@ -18,6 +18,18 @@ def _epoch(seed: int, epoch: int, samples: int) -> Int32[np.ndarray, " samples"]
     return order
 
 
+def _checked(seed: int, batch_size: int, samples: int, start: int) -> tuple[int, int, int, int]:
+    """Returns the numbers that decide a batch, or says which one makes no sense."""
+    seed, start = as_count("seed", seed, 0), as_count("start", start, 0)
+    batch_size, samples = as_count("batch_size", batch_size, 1), as_count("samples", samples, 1)
+    if batch_size > samples:
+        raise ValueError(
+            f"batch_size must be at most the {samples} training samples; got {batch_size}: "
+            "lower batch_size, or take more samples."
+        )
+    return seed, batch_size, samples, start
+
+
 def batch_table(
     seed: int, start: int, steps: int, batch_size: int, samples: int
 ) -> Int32[np.ndarray, "steps batch"]:
@@ -50,13 +62,8 @@ def batch_table(
         >>> [sorted(epoch.ravel().tolist()) for epoch in (table[:3], table[3:])]
         [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
     """
-    seed, start, steps = as_count("seed", seed, 0), as_count("start", start, 0), as_count("steps", steps, 0)
-    batch_size, samples = as_count("batch_size", batch_size, 1), as_count("samples", samples, 1)
-    if batch_size > samples:
-        raise ValueError(
-            f"batch_size must be at most the {samples} training samples; got {batch_size}: "
-            "lower batch_size, or take more samples."
-        )
+    seed, batch_size, samples, start = _checked(seed, batch_size, samples, start)
+    steps = as_count("steps", steps, 0)
     per_epoch = samples // batch_size
     first, end = start // per_epoch, -(-(start + steps) // per_epoch)
     rows = np.empty((max(end - first, 1), per_epoch, batch_size), np.int32)
@@ -83,4 +90,6 @@ def batch_indices(seed: int, step: int, batch_size: int, samples: int) -> Int32[
         >>> bool((batch_indices(7, 1000, 8, 60) == batch_table(7, 990, 20, 8, 60)[10]).all())
         True
     """
-    return batch_table(seed, step, 1, batch_size, samples)[0]
+    seed, batch_size, samples, step = _checked(seed, batch_size, samples, step)
+    epoch, row = divmod(step, samples // batch_size)
+    return _epoch(seed, epoch, samples)[row * batch_size : (row + 1) * batch_size].copy()
