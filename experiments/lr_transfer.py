@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from experiments import transfer_report
 from experiments.mlp_sweep import Network, load, parameter_count, sweep_cells
-from widelimit.compare import Optimum, Summary, find_optimum, widen
+from experiments.transfer_search import REACH, optimum, search, window
+from widelimit.compare import Optimum, Summary
 from widelimit.scaling import Parametrization, mean_field, mup, ntk, standard
-from widelimit.training import Checkpoint, Mode, Progress, Results, choose_mode, main, open_results, pivot
+from widelimit.training import Checkpoint, Mode, Progress, Results, choose_mode, main, open_results
 from widelimit.training.data import batch_table
 
 PARAMETRIZATIONS: Mapping[str, Parametrization] = {
@@ -38,8 +38,6 @@ PARAMETRIZATIONS: Mapping[str, Parametrization] = {
     "ntk": ntk(),
     "mean_field": mean_field(),
 }
-_REACH = 60  # of log2 learning rates, for which float32 has room
-_WIDENINGS = 4  # a minimum at the edge of the grid widens it this often before it is reported as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +102,9 @@ class Config:
                 f"{self.seeds}, {self.rates}, {self.steps} and {self.spacing}."
             )
         reach = self.rates * abs(self.spacing) + max(abs(self.center_sgd), abs(self.center_adam))
-        if not reach <= _REACH:
+        if not reach <= REACH:
             raise ValueError(
-                f"the window of learning rates must lie within 2^-{_REACH} and 2^{_REACH}; got {self.rates} "
+                f"the window of learning rates must lie within 2^-{REACH} and 2^{REACH}; got {self.rates} "
                 f"rates, {self.spacing} apart in log2, around {self.center_sgd} and {self.center_adam}."
             )
         if (self.data_path is None) != (self.data == "digits"):
@@ -193,63 +191,29 @@ def _network(config: Config, data: Any, width: int, parametrization: str, optimi
 
 
 def _search(config: Config, results: Results, data: Any, network: Network) -> Optimum:
-    """Trains the grid around the expected optimum, widening it as long as the minimum lies at its edge."""
-    wanted = _window(config, results, network)
-    for _ in range(_WIDENINGS + 1):
-        case = {"width": network.width, "parametrization": network.name, "optimizer": network.optimizer}
-        done = {row["log2_lr"] for row in results.find(**case)}
-        missing = [rate for rate in wanted if rate not in done]
-        if missing:
-            seeds = range(config.seed, config.seed + config.seeds)
-            mode = Mode(**results.plan["modes"][str(network.width)])
-            store = Checkpoint(
-                results.directory / "checkpoints" / "-".join(map(str, case.values())),
-                config.checkpoint_seconds,
-            )
-            results.append(*sweep_cells(data, network, missing, seeds, config, mode, store))
-            store.clear()
-        best = _optimum(results, case)
-        wanted = [float(rate) for rate in widen(best, cells=3)]
-        if not wanted:
-            break
-    return best
-
-
-def _window(config: Config, results: Results, network: Network) -> list[float]:
-    """Returns the lattice of log2 rates around the optimum of the next smaller width, and around the base
-    width's.
-
-    The base width's neighbourhood is trained at every width, because the regret is measured there.
-    """
+    """Trains the grid around the optimum of the next smaller width, widening it at need."""
+    case = {"width": network.width, "parametrization": network.name, "optimizer": network.optimizer}
+    center, tuned = {"sgd": config.center_sgd, "adam": config.center_adam}[network.optimizer], None
     position = config.widths.index(network.width)
-    center = {"sgd": config.center_sgd, "adam": config.center_adam}[network.optimizer]
-    around: set[float] = set()
     if position:
-        base, last = (
-            _optimum(
-                results,
-                {"width": width, "parametrization": network.name, "optimizer": network.optimizer},
-            ).log2_lr
-            for width in (config.widths[0], config.widths[position - 1])
+        tuned, center = (
+            optimum(results, {**case, "width": config.widths[place]}).log2_lr for place in (0, position - 1)
         )
-        center = last
-        low = np.floor(base / config.spacing)
-        around = {float(config.spacing * (low + k)) for k in (0, 1)}
-    first = np.round(center / config.spacing) - config.rates // 2
-    return sorted(around | {float(config.spacing * (first + k)) for k in range(config.rates)})
+    seeds = range(config.seed, config.seed + config.seeds)
+    mode = Mode(**results.plan["modes"][str(network.width)])
 
+    def train(rates: list[float], store: Checkpoint) -> list[dict[str, Any]]:
+        return sweep_cells(data, network, rates, seeds, config, mode, store)
 
-def _optimum(results: Results, case: Mapping[str, Any]) -> Optimum:
-    """Returns the optimum of one loss curve, from the rows as they are stored."""
-    losses, (rates, _) = pivot(results.find(**case), "train_loss", ("log2_lr", "seed"))
-    return find_optimum(rates, losses)
+    wanted = window(center, config.rates, config.spacing, tuned)
+    return search(results, case, wanted, train, config.checkpoint_seconds)
 
 
 def optima(config: Config, results: Results) -> dict[tuple[str, str], dict[int, Optimum]]:
     """Returns every optimum, by (parametrization, optimizer) and width."""
     return {
         (parametrization, optimizer): {
-            width: _optimum(
+            width: optimum(
                 results, {"width": width, "parametrization": parametrization, "optimizer": optimizer}
             )
             for width in config.widths

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +13,12 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from experiments.transfer_search import train_rows
 from widelimit.models import MLP, MLPConfig, initialise, leaves, rules
 from widelimit.optim import adam, sgd
-from widelimit.scaling import Parametrization, make_rules, standard
+from widelimit.scaling import Parametrization, Rules, make_rules, standard
 from widelimit.scaling.rules import NUMBERS
-from widelimit.training import Checkpoint, Mode, Problem, accuracy, cross_entropy, sweep
+from widelimit.training import Checkpoint, Mode, Problem, accuracy, cross_entropy
 from widelimit.training.data import Dataset, batch_table, cifar10, digits, npz
 
 
@@ -50,8 +50,7 @@ class Network:
 
     def numbers(self) -> dict[str, Any]:
         """Returns the rules' numbers: what the shared program takes as arrays."""
-        tree = rules(self.config(self.parametrization), self.optimizer)
-        return {name: jax.tree.map(np.float32, getattr(tree, name)) for name in NUMBERS}
+        return numbers_of(rules(self.config(self.parametrization), self.optimizer))
 
 
 def parameter_count(network: Network) -> int:
@@ -88,8 +87,16 @@ def problem(network_config: MLPConfig, optimizer: str) -> Problem:
         network_config: of any parametrization; the rules come in as arrays.
         optimizer: ``"sgd"`` or ``"adam"``.
     """
-    template = make_rules(leaves(network_config), standard(), optimizer)
-    model = MLP(network_config)
+    return classifier(MLP(network_config), make_rules(leaves(network_config), standard(), optimizer))
+
+
+def classifier(model: Any, template: Rules) -> Problem:
+    """Returns the problem of a network that labels its inputs, whatever the numbers of its rules.
+
+    Args:
+        model: a Flax module of ``params`` and ``multipliers``.
+        template: rules of its leaves and optimizer (``"sgd"`` or ``"adam"``), whose numbers are not used.
+    """
 
     def outputs(params: Any, extras: Any, inputs: jax.Array) -> jax.Array:
         logits: Any = model.apply({"params": params, "multipliers": extras["multiplier"]}, inputs)
@@ -97,7 +104,7 @@ def problem(network_config: MLPConfig, optimizer: str) -> Problem:
 
     def make_optimizer(learning_rate: jax.Array, extras: Any) -> Any:
         tree = dataclasses.replace(template, **extras)
-        return sgd(learning_rate, tree) if optimizer == "sgd" else adam(learning_rate, tree)
+        return sgd(learning_rate, tree) if template.optimizer == "sgd" else adam(learning_rate, tree)
 
     def measure(params: Any, evaluation: Any, extras: Any) -> dict[str, jax.Array]:
         result = {}
@@ -113,6 +120,11 @@ def problem(network_config: MLPConfig, optimizer: str) -> Problem:
         optimizer=make_optimizer,
         measure=measure,
     )
+
+
+def numbers_of(rules: Rules) -> dict[str, Any]:
+    """Returns the rules' numbers: what the shared program takes as arrays."""
+    return {name: jax.tree.map(np.float32, getattr(rules, name)) for name in NUMBERS}
 
 
 class Schedule(Protocol):
@@ -137,25 +149,21 @@ def sweep_cells(
     checkpoint: Checkpoint,
 ) -> list[dict[str, Any]]:
     """Trains a grid of one network and returns its rows; a killed grid resumes from its checkpoint."""
-    started = time.monotonic()
-    train = {"x": data.train_inputs, "y": data.train_targets}
-    test = {"x": data.test_inputs, "y": data.test_targets}
-    result = sweep(
+    return train_rows(
         problem(network.config(standard()), network.optimizer),
-        learning_rates=2.0 ** np.asarray(log2_rates),
-        seeds=seeds,
-        data=train,
-        batches=np.stack(
-            [batch_table(seed, 0, schedule.steps, schedule.batch_size, data.samples) for seed in seeds]
-        ),
-        mode=mode,
+        {"width": network.width, "parametrization": network.name, "optimizer": network.optimizer},
+        log2_rates,
+        seeds,
+        **labelled(data, seeds, schedule),
         extras=network.numbers(),
-        evaluation={"train": train, "test": test},
+        mode=mode,
         checkpoint=checkpoint,
     )
-    seconds = (time.monotonic() - started) / (len(seeds) * len(log2_rates))
-    case = {"width": network.width, "parametrization": network.name, "optimizer": network.optimizer}
-    return [
-        {**case, "log2_lr": log2_rates[index // len(seeds)], **row, "seconds": seconds}
-        for index, row in enumerate(result.rows())
-    ]
+
+
+def labelled(data: Dataset, seeds: Sequence[int], schedule: Schedule) -> dict[str, Any]:
+    """Returns what ``sweep`` trains on and measures: the training data, batches of each seed, both parts."""
+    train = {"x": data.train_inputs, "y": data.train_targets}
+    test = {"x": data.test_inputs, "y": data.test_targets}
+    tables = [batch_table(seed, 0, schedule.steps, schedule.batch_size, data.samples) for seed in seeds]
+    return {"data": train, "batches": np.stack(tables), "evaluation": {"train": train, "test": test}}

@@ -1,0 +1,103 @@
+"""What the experiments on transfer share: a grid around an expected optimum, trained, stored and widened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from widelimit.compare import Optimum, find_optimum, widen
+from widelimit.training import Checkpoint, Mode, Problem, Results, pivot, sweep
+
+REACH = 60  # of log2 learning rates, for which float32 has room
+WIDENINGS = 4  # a minimum at the edge of the grid widens it this often before it is reported as it is
+
+Case = Mapping[str, Any]
+Train = Callable[[list[float], Checkpoint], list[dict[str, Any]]]
+
+
+def optimum(results: Results, case: Case, loss: str = "train_loss") -> Optimum:
+    """Returns the optimum of one loss curve, from the rows as they are stored."""
+    losses, (rates, _) = pivot(results.find(**case), loss, ("log2_lr", "seed"))
+    return find_optimum(rates, losses)
+
+
+def window(center: float, rates: int, spacing: float, tuned: float | None = None) -> list[float]:
+    """Returns a lattice of log2 rates around an expected optimum, and both neighbours of the tuned rate.
+
+    The neighbourhood of the rate tuned at the base shape is trained at every shape, because the regret is
+    measured there.
+
+    Args:
+        center: log2 of the rate in the middle.
+        rates: how many.
+        spacing: distance of neighbouring rates, in log2.
+        tuned: log2 of the rate tuned at the base shape; None at that shape itself.
+    """
+    low = np.floor((center if tuned is None else tuned) / spacing)
+    around = set() if tuned is None else {float(spacing * (low + k)) for k in (0, 1)}
+    first = np.round(center / spacing) - rates // 2
+    return sorted(around | {float(spacing * (first + k)) for k in range(rates)})
+
+
+def search(
+    results: Results, case: Case, wanted: Sequence[float], train: Train, checkpoint_seconds: float
+) -> Optimum:
+    """Trains the missing ones of the wanted log2 rates, and more as long as the minimum lies at the edge.
+
+    Args:
+        results: where finished cells are, and go to.
+        case: the fields that tell this curve's rows from others.
+        wanted: log2 of the rates to begin with.
+        train: takes log2 rates and a checkpoint, returns rows.
+        checkpoint_seconds: time between two checkpoints of a running grid.
+    """
+    store = Checkpoint(
+        results.directory / "checkpoints" / "-".join(map(str, case.values())), checkpoint_seconds
+    )
+    for _ in range(WIDENINGS + 1):
+        done = {row["log2_lr"] for row in results.find(**case)}
+        missing = [rate for rate in wanted if rate not in done]
+        if missing:
+            results.append(*train(missing, store))
+            store.clear()
+        best = optimum(results, case)
+        wanted = [float(rate) for rate in widen(best, cells=3)]
+        if not wanted:
+            break
+    return best
+
+
+def train_rows(
+    problem: Problem,
+    case: Case,
+    log2_rates: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    data: Any,
+    batches: np.ndarray,
+    evaluation: Any,
+    extras: Any,
+    mode: Mode,
+    checkpoint: Checkpoint,
+) -> list[dict[str, Any]]:
+    """Trains a grid and returns its rows; a killed grid resumes from its checkpoint. See ``sweep``."""
+    started = time.monotonic()
+    result = sweep(
+        problem,
+        learning_rates=2.0 ** np.asarray(log2_rates),
+        seeds=seeds,
+        data=data,
+        batches=batches,
+        mode=mode,
+        extras=extras,
+        evaluation=evaluation,
+        checkpoint=checkpoint,
+    )
+    seconds = (time.monotonic() - started) / (len(seeds) * len(log2_rates))
+    return [
+        {**case, "log2_lr": log2_rates[index // len(seeds)], **row, "seconds": seconds}
+        for index, row in enumerate(result.rows())
+    ]
