@@ -33,25 +33,13 @@ def problem(kind=dmft.Problem, **settings):
     return kind(**{**base, **settings})
 
 
-def branch_rates(given):
-    """Learning rates of the network's parameters; branches of a residual network have their own."""
-    config = given.network(64)
-    rates, names = models.rules(config, "sgd").learning_rate, list(config.layers())
-    factor = getattr(given, "branch_rate", 1.0)
-    inside = names[1:-1] if isinstance(given, dmft.ResidualProblem) else []
-    return {
-        name: {leaf: rate * (factor if name in inside else 1.0) for leaf, rate in leaves.items()}
-        for name, leaves in rates.items()
-    }
-
-
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "erf"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tangent_kernel_is_that_of_the_network(kind, activation):
     """sum_l G^{l+1} Phi^l is analytic.kernel of the problem's network with its optimizer's learning rates."""
     which, settings = KINDS[kind]
     given = problem(which, activation=activation, gamma0=0.7, **settings)
-    theta = analytic.kernel(given.network(64), given.all_inputs, get="ntk", rates=branch_rates(given))
+    theta = analytic.kernel(given.network(64), given.all_inputs, get="ntk")
     np.testing.assert_allclose(dmft.lazy(given).ntk.values[0], theta, rtol=1e-13)
 
 

@@ -124,14 +124,7 @@ def trained(problem, width, keys):
     rules = models.rules(config, "sgd")
     kind = models.MLP if isinstance(config, models.MLPConfig) else models.ResidualMLP
     network, x = kind(config), jnp.asarray(problem.all_inputs, jnp.float32)
-    names = list(config.layers())
-    branch = getattr(problem, "branch_rate", 1.0)
-    rates = {
-        name: jax.tree.map(lambda r, f=branch if name in names[1:-1] else 1.0: r * f, leaves)
-        for name, leaves in rules.learning_rate.items()
-    }
-    if kind is models.MLP:
-        rates = rules.learning_rate
+    rates = rules.learning_rate
 
     def one(key):
         start = models.initialise(key, rules)

@@ -145,22 +145,22 @@ def test_a_kernel_stands_for_inputs():
 @pytest.mark.parametrize("kind", [dmft.Problem, dmft.ResidualProblem])
 def test_the_network_has_the_limit_s_numbers(kind):
     """The problem's network learns at gamma0^2 N in every layer, with multipliers 1/sqrt(fan-in) and
-    1/(gamma0 N); a residual one scales its branches by b L^-alpha."""
+    1/(gamma0 N); a residual one scales its branches by b L^-alpha and their rates by L^(2 alpha - 1)."""
     settings = {"branch_scale": 1.5, "branch_exponent": 0.75} if kind is dmft.ResidualProblem else {}
     given = problem(kind, gamma0=0.5, depth=4, targets=np.eye(3), **settings)
     config = given.network(64)
     rules = models.rules(config, "sgd")
     assert (config.depth, config.outputs, config.inputs, config.bias) == (4, 3, 3, False)
     for name, rate in rules.learning_rate.items():
-        np.testing.assert_allclose(rate["kernel"], 0.25 * 64)
         first, last = name == "Dense_0", name == list(config.layers())[-1]
-        multiplier = 3**-0.5 if first else 1 / 32 if last else 64**-0.5
+        inside = bool(settings) and not (first or last)
+        np.testing.assert_allclose(rate["kernel"], 0.25 * 64 * (2.0 if inside else 1.0))
+        multiplier = 3**-0.5 if first else 1 / 32 if last else 64**-0.5 * (4**-0.75 if inside else 1.0)
         np.testing.assert_allclose(
             rules.multiplier[name]["kernel"] * rules.init_std[name]["kernel"], multiplier
         )
     if settings:
-        np.testing.assert_allclose(config.branch_scale, 1.5 * 4**-0.75)
-        np.testing.assert_allclose(given.branch_rate, 2.0)
+        assert (config.branch_scale, given.branch_rate) == (1.5, 2.0)
 
 
 def test_a_problem_can_be_changed():

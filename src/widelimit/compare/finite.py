@@ -100,7 +100,7 @@ def finite_ensemble(
 
     The network is ``models.MLP`` or ``ResidualMLP`` on ``problem.network(width)``, its start is
     ``models.initialise``, its optimizer is SGD itself, ``m <- momentum m + gradient``, ``theta <- (1 - eta
-    lambda) theta - eta rate m``, with the rates of ``models.rules`` (times ``branch_rate`` for branches).
+    lambda) theta - eta rate m``, with the rates of ``models.rules``.
     Nothing is taken from the theory of the limit, so that this is an independent estimate of it. Order
     parameters are those of solvers: Phi^l = <phi(h^l) phi(h^l)>, G^l = <g^l g^l> with ``g^l = gamma0 N df /
     dh^l``, averaged over the N units, and the tangent kernel, for an MLP ``sum_l G^{l+1} Phi^l``.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.compare.finite_measure import Plan, arranged, measure
-from widelimit.dmft import Problem, ResidualProblem
+from widelimit.dmft import Problem
 from widelimit.dmft.losses import loss_function
 from widelimit.models import MLP, ResidualMLP, initialise, rules
 from widelimit.scaling import dmft
@@ -53,10 +53,6 @@ def numbers(problem: Problem, width: int, dtype: str) -> dict[str, Any]:
         dtype: of the numbers.
     """
     own = rules(problem.network(width), "sgd")
-    scale = dict.fromkeys(own.learning_rate, 1.0)
-    if isinstance(problem, ResidualProblem):
-        for name in list(scale)[1:-1]:
-            scale[name] = problem.branch_rate
     rate = np.append(np.broadcast_to(np.asarray(problem.learning_rate), (problem.steps,)), 0.0)
     found = {
         "x": problem.all_inputs,
@@ -65,10 +61,7 @@ def numbers(problem: Problem, width: int, dtype: str) -> dict[str, Any]:
         "momentum": problem.momentum,
         "decay": problem.weight_decay,
         "multiplier": own.multiplier,
-        "leaf_rate": {
-            name: {leaf: scale[name] * value for leaf, value in layer.items()}
-            for name, layer in own.learning_rate.items()
-        },
+        "leaf_rate": own.learning_rate,
         "unit": problem.gamma0 * width,  # g^l = gamma0 N df/dh^l
     }
     typed: dict[str, Any] = jax.tree.map(lambda value: np.asarray(value, dtype), found)

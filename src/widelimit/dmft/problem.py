@@ -16,7 +16,7 @@ from widelimit.dmft.arguments import check_targets, number, whole
 from widelimit.dmft.losses import Loss, loss_function
 from widelimit.kernels.matrices import as_float64, check_semi_definite
 from widelimit.models import MLPConfig, ResidualMLPConfig, activation
-from widelimit.scaling import dmft
+from widelimit.scaling import dmft, with_depth
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -277,8 +277,8 @@ class ResidualProblem(Problem):
 
     Example:
         >>> problem = ResidualProblem(targets=[1.0], kernel=[[1.0]], steps=5, learning_rate=0.1, depth=4)
-        >>> problem.network(16).branch_scale, problem.branch_rate
-        (0.5, 1.0)
+        >>> problem.network(16).parametrization.branch, problem.branch_rate
+        (Fraction(1, 2), 1.0)
 
     Reference:
         Bordelon et al., Depthwise Hyperparameter Transfer in Residual Networks (arXiv 2309.16620).
@@ -305,15 +305,16 @@ class ResidualProblem(Problem):
         return float(self.depth ** (2 * self.branch_exponent - 1))
 
     def network(self, width: int) -> ResidualMLPConfig:
-        """Returns the config of the finite network whose limit this is."""
+        """Returns the config of the finite network whose limit this is; its rules know of branches."""
         return ResidualMLPConfig(
             inputs=self.all_inputs.shape[1],
             outputs=self.outputs,
             width=width,
             base_width=width,
-            parametrization=dmft(gamma0=self.gamma0),
+            parametrization=with_depth(dmft(gamma0=self.gamma0), str(self.branch_exponent)),
             depth=self.depth,
-            branch_scale=self.branch_scale * self.depth**-self.branch_exponent,
+            base_depth=1,
+            branch_scale=self.branch_scale,
             final_activation=self.final_activation,
             activation=self.activation,
             bias=False,
