@@ -27,6 +27,7 @@ class Checkpoint:
         directory: of this sweep alone.
         every: seconds between two states; 0 keeps one after every chunk. A sweep shorter than that
             leaves none, and starts anew after a kill.
+        keep: how many of the newest states stay.
 
     Example:
         >>> Checkpoint(Path("runs/width-64"), every=60.0).latest() is None
@@ -35,6 +36,7 @@ class Checkpoint:
 
     directory: Path
     every: float = 30.0
+    keep: int = 1
     _saved: float = dataclasses.field(default_factory=time.monotonic, init=False, repr=False)
 
     def latest(self) -> int | None:
@@ -50,12 +52,12 @@ class Checkpoint:
         return time.monotonic() - self._saved >= self.every
 
     def save(self, number: int, identity: str, state: PyTree) -> None:
-        """Writes a state, then deletes the one before it.
+        """Writes a state, then deletes those before it, but for the newest that are to stay.
 
         Args:
             number: larger than any before.
             identity: of the sweep, see ``fingerprint``.
-            state: pytree of NumPy arrays.
+            state: pytree of NumPy arrays, or of JAX arrays, which may be split over devices.
 
         Raises:
             OSError: if the directory is full or read-only.
@@ -76,7 +78,8 @@ class Checkpoint:
 
         Args:
             identity: of the sweep.
-            like: gives for a number NumPy arrays with the structure, shapes and dtypes of that state.
+            like: gives for a number NumPy arrays with the structure, shapes and dtypes of that state (or
+                ``jax.ShapeDtypeStruct`` with shardings: the state is then put there).
 
         Raises:
             ValueError: if the state cannot be read, or belongs to another sweep.
@@ -87,15 +90,33 @@ class Checkpoint:
         import orbax.checkpoint as ocp
 
         where = self.directory / str(number)
-        advice = f"delete {self.directory} to start this sweep again from its first step."
-        if self._read(number, "identity", ocp.args.JsonRestore(), advice) != {"sweep": identity}:
+        if self.identity() != identity:
             raise ValueError(
                 f"the checkpoint {where} belongs to a sweep with another grid, mode, data or rules; choose "
-                f"another directory, or {advice}"
+                f"another directory, or {self._advice}"
             )
-        return number, self._read(number, "state", ocp.args.StandardRestore(like(number)), advice)
+        return number, self._read(number, "state", ocp.args.StandardRestore(like(number)))
 
-    def _read(self, number: int, part: str, how: Any, advice: str) -> Any:
+    def identity(self) -> str | None:
+        """Returns what the newest state was saved with, or None if there is none.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
+        number = self.latest()
+        if number is None:
+            return None
+        import orbax.checkpoint as ocp
+
+        found = self._read(number, "identity", ocp.args.JsonRestore())
+        return str(found.get("sweep", ""))
+
+    @property
+    def _advice(self) -> str:
+        """What else can be done, as the end of a sentence."""
+        return f"delete {self.directory} to start this sweep again from its first step."
+
+    def _read(self, number: int, part: str, how: Any) -> Any:
         """One part of a state, or the sentence that says it is damaged."""
         import orbax.checkpoint as ocp
 
@@ -105,7 +126,7 @@ class Checkpoint:
         except Exception as error:  # Orbax, tensorstore and json each have their own
             raise ValueError(
                 f"the checkpoint {self.directory / str(number)} cannot be read and seems truncated "
-                f"({type(error).__name__}); {advice}"
+                f"({type(error).__name__}); {self._advice}"
             ) from error
 
     def clear(self) -> None:
@@ -123,7 +144,9 @@ class Checkpoint:
         """Orbax's manager, which cleans up what an earlier process left half-written."""
         import orbax.checkpoint as ocp
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep, create=True, enable_async_checkpointing=False
+        )
         return ocp.CheckpointManager(self.directory.absolute(), options=options)
 
 

@@ -1,0 +1,171 @@
+"""Tokens per second, and which share of the hardware's peak the model's arithmetic takes (MFU)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from widelimit.models.shapes import positive
+from widelimit.scaling import Leaf, Role, Rules
+
+# Dense peak flop/s of bfloat16 products of one device, from the vendors' data sheets (without sparsity). A
+# name matches if the device's kind contains it; the first match counts, so more special ones come first.
+PEAKS: Mapping[str, float] = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989.4e12,
+    "H200": 989.4e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of the model itself, per token: one multiplication and one addition are two.
+
+    Args:
+        products: of products with weights, forward: ``2 N``.
+        attention: of attention scores and their use, forward, every query with every key: ``4 L H d T``.
+        causal: whether half of those pairs are masked.
+
+    Example:
+        >>> flops = Flops(products=200.0, attention=40.0, causal=True)
+        >>> flops.forward, flops.training, flops.training_unmasked
+        (240.0, 720.0, 660.0)
+    """
+
+    products: float
+    attention: float = 0.0
+    causal: bool = False
+
+    @property
+    def forward(self) -> float:
+        """Of one token, forward."""
+        return self.products + self.attention
+
+    @property
+    def training(self) -> float:
+        """Of one token in a training step: three times the forward pass, and no recomputation (remat).
+
+        With masked pairs counted, as Chowdhery et al. define model-FLOPs utilisation.
+        """
+        return 3.0 * self.forward
+
+    @property
+    def training_unmasked(self) -> float:
+        """The same without the masked half of causal attention, ``(T + 1) / 2T`` of it rounded to a half."""
+        return 3.0 * (self.products + self.attention / (2 if self.causal else 1))
+
+
+def flops_per_token(
+    leaves: Rules | Any,
+    *,
+    lookups: bool,
+    attention_width: int = 0,
+    context: int = 0,
+    blocks: int = 0,
+    causal: bool = True,
+) -> Flops:
+    r"""Returns the model's operations per token from what is known of its parameters.
+
+    ``2 N + 4 L (H d) T`` forward, three times that in training, with N the weights that take part in
+    products: all arrays with a contracted axis, each application of a tied table counted once; tables that
+    are only looked up, vectors and entrywise operations are left out.
+
+    Args:
+        leaves: a tree of ``Leaf``, or rules made from one.
+        lookups: input-like arrays outside of branches are tables whose rows are read (tokens, positions);
+            False for networks that multiply their inputs.
+        attention_width: ``H d``, heads times head size.
+        context: T, keys per query.
+        blocks: L, attention layers.
+        causal: keys after the query are masked.
+
+    Example:
+        >>> from widelimit.models import MLPConfig, leaves
+        >>> from widelimit.scaling import mup
+        >>> config = MLPConfig(inputs=3, outputs=2, width=8, base_width=8, parametrization=mup(), depth=2)
+        >>> flops_per_token(leaves(config), lookups=False).products == 2 * (3 * 8 + 8 * 8 + 8 * 2)
+        True
+
+    Reference:
+        Chowdhery et al., PaLM (arXiv 2204.02311), Appendix B.
+    """
+    flat = leaves.leaves if isinstance(leaves, Rules) else jax.tree.leaves(leaves)
+    return Flops(
+        products=2.0 * sum(math.prod(leaf.shape) for leaf in flat if _multiplied(leaf, lookups)),
+        attention=4.0 * blocks * attention_width * context,
+        causal=causal and attention_width > 0,
+    )
+
+
+def _multiplied(leaf: Leaf, lookups: bool) -> bool:
+    """Whether an array takes part in a product."""
+    looked_up = lookups and leaf.role is Role.INPUT and leaf.depth is None and not leaf.tied
+    return bool(leaf.contracted) and not looked_up
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """The peak of a mesh, in flop/s.
+
+    Args:
+        flops: of all devices together.
+        source: where the number comes from, in words.
+    """
+
+    flops: float
+    source: str
+
+
+def peak_flops(mesh: Mesh, dtype: str = "float32") -> Peak:
+    """Returns the peak of a mesh: of bfloat16 products from the data sheet, or measured where there is none.
+
+    A CPU, or a device that the table does not know, multiplies two matrices of 1024 x 1024 in the given
+    dtype some times, and the best counts. The simulated devices of one CPU share it: its peak is not
+    multiplied by their number.
+
+    Args:
+        mesh: of the run.
+        dtype: of a measured product.
+
+    Example:
+        >>> from widelimit.training.scale import make_mesh
+        >>> peak_flops(make_mesh(data=8)).source
+        'measured: the best product of two 1024 x 1024 float32 matrices on one cpu'
+    """
+    devices = list(mesh.devices.flat)
+    kind = devices[0].device_kind
+    for name, flops in PEAKS.items():
+        if name.lower() in kind.lower():
+            return Peak(flops * len(devices), f"data sheet: dense bfloat16, {len(devices)} x {kind}")
+    together = 1 if devices[0].platform == "cpu" else len(devices)
+    source = f"measured: the best product of two 1024 x 1024 {dtype} matrices on one {kind}"
+    return Peak(together * _measured(devices[0], dtype), source)
+
+
+@functools.cache
+def _measured(device: jax.Device, dtype: str, size: int = 1024, repeats: int = 8) -> float:
+    """Operations per second of the fastest of some products."""
+    one = jax.device_put(jnp.ones((size, size), dtype), device)
+    multiply = jax.jit(jnp.matmul)
+    jax.block_until_ready(multiply(one, one))
+    best = math.inf
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(multiply(one, one))
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * positive("size", size) ** 3 / best
