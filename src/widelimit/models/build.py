@@ -8,17 +8,10 @@ from typing import Any, Protocol
 import jax
 
 from widelimit.models.layers import available, normal
-from widelimit.scaling import Leaf, Parametrization, Rules, make_rules
+from widelimit.scaling import Parametrization, Rules, make_rules
 from widelimit.scaling.rules import Decay
 
 PyTree = Any
-
-
-class Shape(Protocol):
-    """What the config of a network says of a layer; ``LayerShape`` is one."""
-
-    def leaves(self, path: str = "") -> dict[str, Leaf]:
-        """Returns the ``Leaf`` of each parameter of the layer, by name."""
 
 
 class Network(Protocol):
@@ -72,7 +65,7 @@ def rules(
 
     Args:
         config: of the network, at the target width.
-        optimizer: ``"sgd"``, ``"adam"`` or ``"adafactor"``.
+        optimizer: ``"sgd"``, ``"adam"``, ``"adafactor"`` or ``"muon"``.
         alignment: assumption behind the learning rates; None is the parametrization's default.
         weight_decay: the convention.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from widelimit.models.shapes import LayerShape
+from widelimit.models.shapes import LayerShape, Shape
 from widelimit.scaling import Parametrization, Rules, make_rules
 
 
@@ -41,6 +42,11 @@ def available(dtype: Any) -> jnp.dtype:
     return asked
 
 
+def wide(dtype: Any) -> jnp.dtype:
+    """Returns the dtype for what must not lose digits: float32 in place of anything narrower."""
+    return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
+
+
 def normal(key: jax.Array, std: Any, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     """Returns Gaussian raw weights; those known to start at zero cost no draw."""
     if isinstance(std, numbers.Real) and std == 0:
@@ -48,51 +54,97 @@ def normal(key: jax.Array, std: Any, shape: tuple[int, ...], dtype: jnp.dtype) -
     return scaled(std, jax.random.normal(key, shape, dtype))
 
 
-class _Layer(nn.Module):
-    """What both layers share: parameters, multipliers, checks and taps."""
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def wide_einsum(spec: str, dtype: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns ``einsum(spec, x, y)`` of narrow arrays, accumulated and given back in a wider dtype."""
+    return jnp.einsum(spec, x, y, preferred_element_type=jnp.dtype(dtype))
+
+
+@wide_einsum.defjvp
+def _wide_einsum_jvp(
+    spec: str, dtype: str, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Products of tangents, and so the transposed ones of gradients, stay narrow: those are the fast ones."""
+    (x, y), (dx, dy) = primals, tangents
+    change = jnp.einsum(spec, dx, y) + jnp.einsum(spec, x, dy)
+    return wide_einsum(spec, dtype, x, y), change.astype(dtype)
+
+
+class Parametrized(nn.Module):
+    """What every layer does: it declares its parameters, and finds the multiplier of each beside them."""
+
+    @property
+    def where(self) -> str:
+        """Its place in the network, for messages."""
+        return "/".join(self.path) or type(self).__name__
+
+    def _variables(
+        self, shape: Shape, parametrization: Parametrization, dtype: str
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """Returns the raw parameters of a layer and their forward multipliers, by name."""
+        declared = forward_rules(shape.leaves(), parametrization)
+        # apply never draws, and takes whatever dtype the parameters have
+        drawn = available(dtype) if self.is_initializing() else jnp.dtype("float32")
+        params, multipliers = {}, {}
+        for leaf in declared.leaves:
+            name = leaf.path
+            params[name] = self.param(name, normal, declared.init_std[name], leaf.shape, drawn)
+            multipliers[name] = self._multiplier(name, declared.multiplier[name])
+        return params, multipliers
+
+    def _multiplier(self, name: str, value: float) -> Any:
+        """Returns a forward multiplier from the variables; only init takes it from the parametrization."""
+        if not self.is_initializing() and not self.has_variable("multipliers", name):
+            raise ValueError(
+                f"{self.where}/{name} has no forward multiplier; apply the model to "
+                "{'params': params, 'multipliers': rules.multiplier}, with rules made from its leaves."
+            )
+        return self.variable("multipliers", name, lambda: value).value
+
+    def _tap(self, name: str, y: jax.Array) -> jax.Array:
+        """Returns y, perturbed and recorded if either is asked for."""
+        if not self.is_initializing():  # so that init returns parameters and multipliers, and nothing else
+            y = self.perturb(name, y)
+        self.sow("intermediates", name, y)
+        return y
+
+
+class _Layer(Parametrized):
+    """What both layers share: the order of things, checks and taps."""
 
     shape: LayerShape
     parametrization: Parametrization
     dtype: str = "float32"
 
-    def _forward(self, x: jax.Array, linear: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    def _forward(
+        self,
+        x: jax.Array,
+        linear: Callable[[jax.Array, jax.Array], jax.Array],
+        compute_dtype: str | None = None,
+    ) -> jax.Array:
         """Returns ``mult_kernel linear(x, kernel) + mult_bias bias``, tapped on both sides."""
-        where = "/".join(self.path) or type(self).__name__
         if x.shape[-1:] != (self.shape.inputs.size,):
             raise ValueError(
-                f"{where} expects inputs whose last axis has size {self.shape.inputs.size}; "
+                f"{self.where} expects inputs whose last axis has size {self.shape.inputs.size}; "
                 f"got shape {x.shape}."
             )
-        declared = forward_rules(self.shape.leaves(), self.parametrization)
-        # apply never draws, and takes whatever dtype the parameters have
-        dtype = available(self.dtype) if self.is_initializing() else jnp.dtype("float32")
-        params, multipliers = {}, {}
-        for leaf in declared.leaves:
-            name = leaf.path
-            params[name] = self.param(name, normal, declared.init_std[name], leaf.shape, dtype)
-            multipliers[name] = self._multiplier(where, name, declared.multiplier[name])
-        if x.dtype != params["kernel"].dtype:
+        params, multipliers = self._variables(self.shape, self.parametrization, self.dtype)
+        kernel, multiplier = params["kernel"], multipliers["kernel"]
+        if compute_dtype is not None:
+            # The multiplier is applied to the kernel, before it is rounded: it keeps all of its digits.
+            kernel, multiplier = scaled(multiplier, kernel).astype(compute_dtype), 1
+        if x.dtype != kernel.dtype:
+            computes = "parameters" if compute_dtype is None else "products"
             raise TypeError(
-                f"{where} has parameters of dtype {params['kernel'].dtype} and inputs of dtype {x.dtype}; "
+                f"{self.where} has {computes} of dtype {kernel.dtype} and inputs of dtype {x.dtype}; "
                 "convert one of them, as nothing is promoted silently."
             )
         self.sow("intermediates", "input", x)
-        y = scaled(multipliers["kernel"], linear(x, params["kernel"]))
+        y = scaled(multiplier, linear(x, kernel))
         if "bias" in params:
-            y = y + scaled(multipliers["bias"], params["bias"]).reshape((1,) * (y.ndim - 1) + (-1,))
-        if not self.is_initializing():  # so that init returns parameters and multipliers, and nothing else
-            y = self.perturb("preactivation", y)
-        self.sow("intermediates", "preactivation", y)
-        return y
-
-    def _multiplier(self, where: str, name: str, value: float) -> Any:
-        """Returns a forward multiplier from the variables; only init takes it from the parametrization."""
-        if not self.is_initializing() and not self.has_variable("multipliers", name):
-            raise ValueError(
-                f"{where}/{name} has no forward multiplier; apply the model to "
-                "{'params': params, 'multipliers': rules.multiplier}, with rules made from its leaves."
-            )
-        return self.variable("multipliers", name, lambda: value).value
+            bias = scaled(multipliers["bias"], params["bias"]).astype(y.dtype)
+            y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return self._tap("preactivation", y)
 
 
 class Dense(_Layer):
@@ -107,6 +159,9 @@ class Dense(_Layer):
         shape: of the layer, kernel axes ``(inputs, outputs)``.
         parametrization: the multipliers and initial stds that ``init`` takes.
         dtype: of the parameters that ``init`` draws; what enters must have the parameters' dtype.
+        compute_dtype: of the products, e.g. ``"bfloat16"``, which then enters too; None is the parameters'.
+        output_dtype: of what comes out; None is that of the products. ``"float32"`` accumulates and returns
+            products of bfloat16 in float32, as logits want it.
 
     Example:
         >>> from widelimit.models import finite, growing
@@ -121,10 +176,15 @@ class Dense(_Layer):
         Yang et al., Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9.
     """
 
+    compute_dtype: str | None = None
+    output_dtype: str | None = None
+
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Applies the layer."""
-        return self._forward(x, jnp.matmul)
+        widens = self.compute_dtype is not None and self.output_dtype is not None
+        product = partial(wide_einsum, "...i,ij->...j", self.output_dtype) if widens else jnp.matmul
+        return self._forward(x, product, self.compute_dtype)
 
 
 class Conv(_Layer):

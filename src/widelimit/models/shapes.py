@@ -141,6 +141,13 @@ class LayerShape:
         }
 
 
+class Shape(Protocol):
+    """What the config of a network says of a layer; ``LayerShape`` is one."""
+
+    def leaves(self, path: str = "") -> dict[str, Leaf]:
+        """Returns the ``Leaf`` of each parameter of the layer, by name."""
+
+
 class Placed(Protocol):
     """What every shape says of where its layer sits: in the width, in the depth, in a stack of layers."""
 
