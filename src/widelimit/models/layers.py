@@ -197,6 +197,7 @@ class Conv(_Layer):
         parametrization: the multipliers and initial stds that ``init`` takes.
         dtype: of the parameters that ``init`` draws; what enters must have the parameters' dtype.
         stride: in pixels, of both image axes.
+        compute_dtype: as in ``Dense``.
 
     Example:
         >>> from widelimit.models import finite, growing
@@ -210,6 +211,7 @@ class Conv(_Layer):
     """
 
     stride: int = 1
+    compute_dtype: str | None = None
 
     @nn.compact
     def __call__(
@@ -233,4 +235,4 @@ class Conv(_Layer):
             )
             return y.reshape(*batch, *y.shape[1:])
 
-        return self._forward(x, convolve)
+        return self._forward(x, convolve, self.compute_dtype)
