@@ -27,12 +27,25 @@ def direction(name, options, memory, g, t):
     memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
     memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g**2
     m, v = memory["m"] / (1 - b1**t), memory["v"] / (1 - b2**t)
-    if name == "nadamw":
+    if name in ("nadamw", "muon"):
         m = b1 * memory["m"] / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
     if name == "adam_atan2":
         return 4 / math.pi * np.arctan2(m, np.sqrt(v))
     denominator = np.sqrt(v + options.get("eps_root", 0.0)) + options.get("eps", 1e-8)
     return np.divide(m, denominator, out=np.zeros_like(m), where=denominator != 0)
+
+
+def orthogonal_step(options, memory, g, t):
+    """Muon's direction of a square matrix four times as wide as its base: five Newton-Schulz steps."""
+    beta = options["beta"]
+    g = g / 4  # a sixteenth of the entries: the Frobenius norm that eps is compared with is the base width's
+    memory["m"] = beta * memory.get("m", 0.0) + (1 - beta) * g
+    x = beta * memory["m"] / (1 - beta ** (t + 1)) + (1 - beta) * g / (1 - beta**t)
+    x = x / (math.sqrt(np.sum(x**2)) + 1e-8)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x
 
 
 def adafactor_step(options, memory, w, g, t, rate, smallest, factored):
@@ -63,7 +76,7 @@ def run(name, options, w, rows, rate, decay_rate, rule):
         rate: the global learning rate of every step.
         decay_rate: the weight-decay coefficient of every step.
         rule: the numbers of this parameter: learning_rate, epsilon, weight_decay, smallest (parameter scale),
-            factored, and the convention.
+            factored, orthogonal (Muon's hidden matrix), and the convention.
     """
     memory, path = {}, []
     for t, g in enumerate(rows):
@@ -75,6 +88,8 @@ def run(name, options, w, rows, rate, decay_rate, rule):
             step = adafactor_step(
                 options, memory, w, g, t + 1, lr * layer, rule["smallest"], rule["factored"]
             )
+        elif rule["orthogonal"]:
+            step = lr * layer * orthogonal_step(options, memory, g / rule["epsilon"], t + 1)
         else:
             step = lr * layer * direction(name, options, memory, g / rule["epsilon"], t + 1)
         removed = wd * rule["weight_decay"] * (1.0 if rule["decay"] == "independent" else lr * layer)

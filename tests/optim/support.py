@@ -90,6 +90,19 @@ class Alias:
     decays: bool = True  # takes weight_decay
 
 
+def optax_muon(learning_rate, weight_decay=0.0, **options):
+    """optax's Muon for the hidden matrix, its Adam for the rest; on a square matrix its own factor is 1."""
+    axes = {
+        "input": {"bias": None, "kernel": None},
+        "hidden": {"kernel": optax.contrib.MuonDimensionNumbers()},
+        "output": {"kernel": None},
+    }
+    return optax.contrib.muon(
+        learning_rate, weight_decay=weight_decay, adam_weight_decay=weight_decay,
+        muon_weight_dimension_numbers=axes, **options,
+    )  # fmt: skip
+
+
 ALIASES = {
     "sgd": Alias("sgd", optim.sgd, optax.sgd),
     "momentum": Alias("sgd", optim.sgd, optax.sgd, {"momentum": 0.9}),
@@ -104,6 +117,7 @@ ALIASES = {
     "adafactor_momentum": Alias(
         "adafactor", optim.adafactor, optax.adafactor, {"momentum": 0.9, "min_dim_size_to_factor": 2}
     ),
+    "muon": Alias("muon", optim.muon, optax_muon, {"beta": 0.9}),
 }
 
 

@@ -17,7 +17,7 @@ from tests.optim.support import ALIASES, arrays, gradients, neutral, train, trai
 DECAYS = ("coupled", "undone", "independent", "sqrt_width")
 EVERY = pytest.mark.parametrize("name", ALIASES)
 # One of each function, for the tests that compile large programs.
-FUNCTIONS = ("nesterov", "adam", "adamw", "adam_atan2", "lion", "adafactor_momentum")
+FUNCTIONS = ("nesterov", "adam", "adamw", "adam_atan2", "lion", "adafactor_momentum", "muon")
 EACH = pytest.mark.parametrize("name", FUNCTIONS)
 RATES = (0.01, 0.1, 0.3)
 
@@ -110,6 +110,7 @@ def rules_per_parameter(rules, name):
             "weight_decay": k,
             "smallest": 1e-3 * size / multiplier,
             "factored": name == "adafactor_momentum" and array.ndim == 2,
+            "orthogonal": name == "muon" and array.shape == (8, 8),
         }
 
 
@@ -230,7 +231,7 @@ def test_optimizers_nest_in_optax(name):
     alias = ALIASES[name]
     rules, params = uneven(alias.family), arrays(9)
     rows = jax.tree.map(lambda g: g[:2], gradients())
-    static = {"min_dim_size_to_factor"} if alias.family == "adafactor" else ()
+    static = {"adafactor": {"min_dim_size_to_factor"}, "muon": {"ns_steps"}}.get(alias.family, ())
     injected = optax.inject_hyperparams(alias.ours, static_args=static)(0.1, rules, **alias.options)
     nested = optax.partition(
         {

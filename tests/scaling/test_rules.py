@@ -38,7 +38,7 @@ PARAMETRIZATIONS = {
     **{f"mup{table}": mup(table=table) for table in (3, 8, 9)},
 }
 NUMBERS = ("init_std", "multiplier", "learning_rate", "epsilon", "weight_decay", "gradient_norm")
-FAMILIES = ("sgd", "adam", "adafactor")
+FAMILIES = ("sgd", "adam", "adafactor", "muon")
 
 
 def network(m=4, base=16, inputs=5, outputs=3, scale=1.0):
@@ -122,7 +122,7 @@ def test_effective_quantities_do_not_depend_on_the_form(m, theta, family, name):
     parametrization = PARAMETRIZATIONS[name]
     first = make_rules(network(m), parametrization, family, "full")
     second = make_rules(network(m), shift(parametrization, exponents(*theta), family), family, "full")
-    power = {"sgd": 2, "adam": 1, "adafactor": 0}[family]
+    power = {"sgd": 2, "adam": 1, "adafactor": 0, "muon": 1}[family]
 
     def invariants(rules):
         def leafwise(std, mult, rate, epsilon, norm):
