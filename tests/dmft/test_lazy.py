@@ -170,6 +170,9 @@ def test_an_own_activation_and_its_tolerance():
     with pytest.raises(ValueError, match="exceeds tolerance=1e-06"):
         dmft.lazy(problem(activation=jnp.abs))
     dmft.lazy(problem(activation=jnp.abs, steps=1), tolerance=0.2)
+    for solve in (dmft.mlp, dmft.two_layer):
+        with pytest.raises(ValueError, match=r"gamma0 = 0 is solved by dmft.lazy\(problem, tolerance=...\)"):
+            solve(problem(activation=jnp.abs, depth=1, steps=1, gamma0=0.0))
 
 
 def test_one_step_of_one_sample():

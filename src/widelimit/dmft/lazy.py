@@ -79,6 +79,14 @@ def lazy(problem: Problem, *, tolerance: float = 1e-6, memory: str | float = 4 *
     )
 
 
+def at_gamma_zero(problem: Problem, memory: str | float = 4 * 2**30) -> Solution:
+    """Returns ``lazy(problem)`` for another solver, whose caller must hear where a tolerance can be set."""
+    try:
+        return lazy(problem, memory=memory)
+    except ValueError as error:
+        raise ValueError(f"gamma0 = 0 is solved by dmft.lazy(problem, tolerance=...): {error}") from None
+
+
 def _kernels(problem: Problem, keep: np.ndarray, tolerance: float) -> _Kernels:
     """Static kernels of samples seen by weights that are kept to each of the factors, [times * points]."""
     phi = dual(problem.activation, tolerance)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from widelimit.dmft.causal.settings import NOT_LAZY
-from widelimit.dmft.lazy import lazy
+from widelimit.dmft.lazy import at_gamma_zero
 from widelimit.dmft.problem import ResidualProblem
 from widelimit.dmft.residual_noise import GaussianNoise, Noise, UnitNoise
 from widelimit.dmft.residual_results import Replicas, arrays
@@ -93,7 +93,7 @@ def residual(
     if problem.gamma0 == 0:
         if response == "none" and output_rule == "exact":
             raise ValueError(NOT_LAZY)
-        return lazy(problem)
+        return at_gamma_zero(problem)
     began = time.perf_counter()
     fits(problem, samples, memory)
     merge, rest = divmod(problem.depth if paths is None else paths, problem.depth)

@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit.dmft.checks import Diverged, check_field, check_loss
 from widelimit.dmft.labelled import Labelled
-from widelimit.dmft.lazy import lazy
+from widelimit.dmft.lazy import at_gamma_zero, lazy
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.replicas import Moments
 from widelimit.dmft.solution import Solution
@@ -113,7 +113,7 @@ def two_layer(
     _check_method(problem, method, nodes, drawn | {"seed": seed})
     allowed = parse_bytes(memory)
     if problem.gamma0 == 0:
-        return lazy(problem, memory=allowed)
+        return at_gamma_zero(problem, allowed)
     began = time.perf_counter()
     side = (problem.steps + 1) * problem.points * problem.outputs
     keep = side <= _SIDE if two_time is None else two_time
@@ -229,7 +229,7 @@ def _particles(
     diagnostics = {
         "samples": samples,
         "replicas": replicas,
-        "replica_spread": _spread(problem, f),
+        "replica_spread": float(f.std(0, ddof=1).max()),
         "control_variate": known is not None,
         "control_variate_ratio": ratio,
         "effective_rank": _effective_rank(problem),
@@ -336,12 +336,6 @@ def _controlled(f: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, float]:
     helps = after < before
     ratio = np.where(helps, after, before).sum() / max(before.sum(), 1e-300)
     return np.where(helps[:, None, None], result, f), float(np.sqrt(ratio)) if before.any() else 1.0
-
-
-def _spread(problem: Problem, f: np.ndarray) -> float:
-    """The largest standard deviation of the loss over replicas, over the loss at the start."""
-    losses = np.stack([_losses(problem, run) for run in f])
-    return float((losses.std(0, ddof=1) / max(losses[:, 0].mean(), 1e-300)).max())
 
 
 def _effective_rank(problem: Problem) -> float:

@@ -18,7 +18,7 @@ from widelimit.dmft.causal.progress import Bar
 from widelimit.dmft.causal.replica import Runner
 from widelimit.dmft.causal.settings import DEFAULTS, Settings, settings
 from widelimit.dmft.causal.store import Store
-from widelimit.dmft.lazy import lazy
+from widelimit.dmft.lazy import at_gamma_zero
 from widelimit.dmft.problem import Problem
 from widelimit.dmft.replicas import Arrays, Moments, labelled, loss
 from widelimit.dmft.solution import Solution
@@ -100,7 +100,7 @@ def mlp(
     options = {name: value for name, value in locals().items() if name in DEFAULTS}
     s = settings(problem, **options)
     if problem.gamma0 == 0:
-        return lazy(problem)
+        return at_gamma_zero(problem)
     planned = make(s, memory)
     found = _replicas(problem, s, planned, Store(directory, problem, s), progress)
     return _solution(problem, s, found, planned, time.perf_counter() - began)
