@@ -18,10 +18,10 @@ Case = Mapping[str, Any]
 Train = Callable[[list[float], Checkpoint], list[dict[str, Any]]]
 
 
-def optimum(results: Results, case: Case, loss: str = "train_loss") -> Optimum:
-    """Returns the optimum of one loss curve, from the rows as they are stored."""
-    losses, (rates, _) = pivot(results.find(**case), loss, ("log2_lr", "seed"))
-    return find_optimum(rates, losses)
+def optimum(results: Results, case: Case, loss: str = "train_loss", axis: str = "log2_lr") -> Optimum:
+    """Returns the optimum of one loss curve along an axis in log2, from the rows as they are stored."""
+    losses, (values, _) = pivot(results.find(**case), loss, (axis, "seed"))
+    return find_optimum(values, losses)
 
 
 def window(center: float, rates: int, spacing: float, tuned: float | None = None) -> list[float]:
@@ -43,7 +43,12 @@ def window(center: float, rates: int, spacing: float, tuned: float | None = None
 
 
 def search(
-    results: Results, case: Case, wanted: Sequence[float], train: Train, checkpoint_seconds: float
+    results: Results,
+    case: Case,
+    wanted: Sequence[float],
+    train: Train,
+    checkpoint_seconds: float,
+    loss: str = "train_loss",
 ) -> Optimum:
     """Trains the missing ones of the wanted log2 rates, and more as long as the minimum lies at the edge.
 
@@ -53,6 +58,7 @@ def search(
         wanted: log2 of the rates to begin with.
         train: takes log2 rates and a checkpoint, returns rows.
         checkpoint_seconds: time between two checkpoints of a running grid.
+        loss: the field that is minimised.
     """
     store = Checkpoint(
         results.directory / "checkpoints" / "-".join(map(str, case.values())), checkpoint_seconds
@@ -63,7 +69,7 @@ def search(
         if missing:
             results.append(*train(missing, store))
             store.clear()
-        best = optimum(results, case)
+        best = optimum(results, case, loss)
         wanted = [float(rate) for rate in widen(best, cells=3)]
         if not wanted:
             break
