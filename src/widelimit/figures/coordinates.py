@@ -25,6 +25,7 @@ def size_against_width(
     title: str = "",
     legend: str = "step",
     columns: int | None = None,
+    axis: str = "width",
 ) -> tuple[Figure, np.ndarray]:
     """Size of each layer's coordinates against width: a panel per layer, a colour per step, theory dashed.
 
@@ -42,6 +43,7 @@ def size_against_width(
         title: of the whole figure.
         legend: what the colours tell apart, where it is not the step.
         columns: panels in a row; None is up to four, as evenly as they go.
+        axis: what grows along the horizontal axis, where it is not the width.
 
     Returns:
         The figure, and its axes as an array [rows, columns].
@@ -90,7 +92,7 @@ def size_against_width(
             ax.set_axis_off()
         for ax in axes.flat[max(len(data) - columns, 0) : len(data)]:  # the lowest of each column
             ax.tick_params(labelbottom=True)
-            ax.set_xlabel("width")
+            ax.set_xlabel(axis)
         for ax in axes[:, 0]:
             ax.set_ylabel(quantity)
         _legend(figure, legend, steps, colors, bool(predicted))
