@@ -132,7 +132,7 @@ def _slope_claims(slopes: Mapping[tuple[str, str], PowerLaw]) -> list[Claim]:
     return claims
 
 
-def _relative_regret(target: Optimum, base: Optimum) -> tuple[Estimate, float]:
+def relative_regret(target: Optimum, base: Optimum) -> tuple[Estimate, float]:
     """Returns the regret of the transferred rate, and the loss spread of the grid it is compared with."""
     low, high = np.percentile(target.curve[np.isfinite(target.curve)], [25, 75])
     return regret(target, base), float(high - low)
@@ -143,7 +143,7 @@ def _regret_claims(config: Any, optima: Optima) -> list[Claim]:
     claims = []
     for (parametrization, optimizer), best in optima.items():
         if parametrization == "mup":
-            cost, spread = _relative_regret(best[config.widths[-1]], best[config.widths[0]])
+            cost, spread = relative_regret(best[config.widths[-1]], best[config.widths[0]])
             claims.append(
                 Claim(
                     f"mup/{optimizer}: transferring the rate costs little",
@@ -247,7 +247,7 @@ def _transfer_table(
     """Returns a row per case: slope, regret of transferring from the smallest to the largest width."""
     rows = []
     for (parametrization, optimizer), best in optima.items():
-        cost, spread = _relative_regret(best[config.widths[-1]], best[config.widths[0]])
+        cost, spread = relative_regret(best[config.widths[-1]], best[config.widths[0]])
         slope = slopes[parametrization, optimizer]
         rows.append(
             {
