@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,12 +90,13 @@ def problem(network_config: MLPConfig, optimizer: str) -> Problem:
     return classifier(MLP(network_config), make_rules(leaves(network_config), standard(), optimizer))
 
 
-def classifier(model: Any, template: Rules) -> Problem:
+def classifier(model: Any, template: Rules, schedule: Callable[[jax.Array], Any] | None = None) -> Problem:
     """Returns the problem of a network that labels its inputs, whatever the numbers of its rules.
 
     Args:
         model: a Flax module of ``params`` and ``multipliers``.
         template: rules of its leaves and optimizer (``"sgd"`` or ``"adam"``), whose numbers are not used.
+        schedule: from the learning rate to that of each step; None is constant.
     """
 
     def outputs(params: Any, extras: Any, inputs: jax.Array) -> jax.Array:
@@ -104,7 +105,8 @@ def classifier(model: Any, template: Rules) -> Problem:
 
     def make_optimizer(learning_rate: jax.Array, extras: Any) -> Any:
         tree = dataclasses.replace(template, **extras)
-        return sgd(learning_rate, tree) if template.optimizer == "sgd" else adam(learning_rate, tree)
+        rate = learning_rate if schedule is None else schedule(learning_rate)
+        return sgd(rate, tree) if template.optimizer == "sgd" else adam(rate, tree)
 
     def measure(params: Any, evaluation: Any, extras: Any) -> dict[str, jax.Array]:
         result = {}

@@ -1,4 +1,4 @@
-"""Loss against learning rate at each width, and how the best rate moves with width."""
+"""Loss against learning rate at each size, and how the best rate moves with width or depth."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class OptimumLike(Protocol):
 
 
 class SlopeLike(Protocol):
-    """A power law in width; ``widelimit.compare.PowerLaw`` is one."""
+    """A power law in a size; ``widelimit.compare.PowerLaw`` is one."""
 
     @property
     def exponent(self) -> float:
@@ -65,6 +65,7 @@ def loss_against_rate(
     *,
     loss: str = "training loss",
     log: bool = True,
+    size: str = "width",
 ) -> tuple[Figure, np.ndarray]:
     """Loss against log2 of the learning rate: a curve per width, minimum marked, a panel per case.
 
@@ -77,6 +78,7 @@ def loss_against_rate(
             left empty.
         loss: name and unit of the loss, for the axis.
         log: logarithmic loss axis.
+        size: what grows, for the legend: ``"depth"`` where the curves are of several depths.
 
     Returns:
         The figure, and its axes as an array [rows, columns].
@@ -120,7 +122,7 @@ def loss_against_rate(
             ax.set_ylabel(loss)
         for ax in axes[-1]:
             ax.set_xlabel("log2 learning rate")
-        _legend(figure, colors)
+        _legend(figure, colors, size)
     return figure, axes
 
 
@@ -129,6 +131,7 @@ def optimum_against_width(
     slopes: Mapping[str, SlopeLike],
     *,
     predicted: Mapping[str, float] | None = None,
+    size: str = "width",
 ) -> tuple[Figure, np.ndarray]:
     """log2 of the best learning rate against width, with the fitted slope of each line in the legend.
 
@@ -136,6 +139,7 @@ def optimum_against_width(
         optima: optima by width, by name of the line.
         slopes: the fitted law by the same names, drawn as a solid line.
         predicted: slopes from theory by the same names, drawn dashed through the middle of the fit.
+        size: what grows, for axis and legend: ``"depth"`` where the optima are by depth.
 
     Returns:
         The figure, and its axes as an array [1, 1].
@@ -164,14 +168,14 @@ def optimum_against_width(
                 theory = np.log2(law.predict(2.0**middle)) + predicted[name] * (np.log2(widths) - middle)
                 ax.plot(widths, theory, "--", color=CATEGORIES[i], linewidth=1.0)
         width_axis(ax, sorted({width for line in optima.values() for width in line}))
-        ax.set_xlabel("width")
+        ax.set_xlabel(size)
         ax.set_ylabel("log2 best learning rate")
         handles, labels = ax.get_legend_handles_labels()
         if predicted:
             from matplotlib.lines import Line2D
 
             handles, labels = [*handles, Line2D([], [], color=PREDICTION, ls="--", lw=1)], [*labels, "theory"]
-        figure.legend(handles, labels, title="slope against log2 width", loc="outside right upper")
+        figure.legend(handles, labels, title=f"slope against log2 {size}", loc="outside right upper")
     return figure, axes
 
 
@@ -229,17 +233,17 @@ def _crosses(axes: np.ndarray, curves: list[Mapping[int, OptimumLike]], colors: 
             )
 
 
-def _legend(figure: Figure, colors: Mapping[int, Any]) -> None:
-    """The widths once, for all panels, and what the markers mean."""
+def _legend(figure: Figure, colors: Mapping[int, Any], size: str) -> None:
+    """The sizes once, for all panels, and what the markers mean."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=color, label=str(width)) for width, color in colors.items()]
-    figure.legend(handles=handles, title="width", loc="outside right upper")
+    figure.legend(handles=handles, title=size, loc="outside right upper")
     marks: dict[str, dict[str, Any]] = {
         "minimum": {"marker": "o", "markersize": 6.0},
         "at a cliff\nor the edge": {"marker": "o", "markersize": 6.0, "markerfacecolor": "white"},
         "diverged": {"marker": "x"},
-        "best rate at\nleast width": {"linestyle": ":"},
+        f"best rate at\nleast {size}": {"linestyle": ":"},
     }
     plain: dict[str, Any] = {"color": PREDICTION, "linestyle": ""}
     handles = [Line2D([], [], **{**plain, **look}, label=name) for name, look in marks.items()]
