@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 
+from widelimit.scaling.roles import Leaf
 from widelimit.scaling.rules import Rules
 
 
@@ -18,7 +19,8 @@ def describe(
 
     Given the values tuned at the base width, the columns ``lr``, ``eps`` and ``decay`` hold the values to
     use at this width (``decay`` is the coefficient under the convention named below the table); without
-    them, the factors.
+    them, the factors. In a residual network a role is marked ``+`` inside a branch and ``>`` in the last
+    layer of one, whose multiplier holds the branch's.
 
     Args:
         rules: the rules of a network.
@@ -55,7 +57,7 @@ def describe(
             f"x{float(factor):.4g}" if value is None else f"{float(factor) * value:.4g}"
             for factor, value in zip(factors, given.values(), strict=True)
         ]
-        role = leaf.role.value + ("*" if leaf.tied else "")
+        role = leaf.role.value + _mark(leaf)
         lines.append(
             f"{leaf.path:<{path_width}}{role:<8}{leaf.fan_in:>6}{leaf.fan_out:>9}{float(std):>9.4g}"
             f"{float(multiplier):>12.4g}{actual[0]:>10}{actual[1]:>12}{actual[2]:>13}"
@@ -65,6 +67,18 @@ def describe(
         f"{rules.parametrization.name}, {rules.optimizer}, alignment {rules.alignment}, decay {rules.decay}; "
         f"width {float(first.width) * first.base_width:g} = {float(first.width):g} x base {first.base_width}"
     )
+    depths = sorted({leaf.depth for leaf in rules.leaves if leaf.depth is not None})
+    if depths:
+        alpha = rules.parametrization.branch
+        ratios = ", ".join(f"{float(depth):g}" for depth in depths)
+        power = f"multiplied by depth^-{alpha}" if alpha else "no rule of depth"
+        lines.append(f"depth {ratios} x base; + in a residual branch, > in its last layer: {power}")
     if any(leaf.tied for leaf in rules.leaves):
         lines.append("* tied: also the readout; the multiplier belongs to that use")
     return "\n".join(lines)
+
+
+def _mark(leaf: Leaf) -> str:
+    """Returns what the table puts behind a role."""
+    inside = "" if leaf.depth is None else ">" if leaf.ends_branch else "+"
+    return inside + ("*" if leaf.tied else "")
