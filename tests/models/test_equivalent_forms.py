@@ -19,8 +19,17 @@ import optax
 import pytest
 
 from widelimit import optim
-from widelimit.models import MLP, ConvConfig, ConvNet, MLPConfig, initialise, rules
-from widelimit.scaling import PerRole, Rules, dmft, mean_field, mup, ntk, standard
+from widelimit.models import (
+    MLP,
+    ConvConfig,
+    ConvNet,
+    MLPConfig,
+    ResidualMLP,
+    ResidualMLPConfig,
+    initialise,
+    rules,
+)
+from widelimit.scaling import PerRole, Rules, dmft, fold, mean_field, mup, ntk, standard, with_depth
 
 NUMBERS = ("init_std", "multiplier", "learning_rate", "epsilon", "weight_decay", "gradient_norm")
 STEPS, TOLERANCE = 20, 1e-10
@@ -169,6 +178,41 @@ def test_equivalent_forms_train_identically(name):
                 assert_same(references[-1], result, f"{label}: {form}")
         assert run.programs() == 1
         assert min(differ(references[0], other) for other in references[1:]) > 1e-3
+
+
+DEPTH = {"sgd": "momentum", "adam": "adam, eps 0", "muon": "muon"}
+
+
+@pytest.mark.parametrize("family", DEPTH)
+def test_rules_of_depth_have_equivalent_forms_too(family):
+    """A residual network of three times the base depth: muP's tables, mean field and all of them folded.
+
+    A branch's multiplier is part of a weight's, so it moves into the weight as every other does. Another
+    alpha is another network.
+    """
+    _, decay, make = OPTIMIZERS[DEPTH[family]]
+
+    def deep(form, alpha):
+        shape = {"inputs": 5, "outputs": 3, "width": WIDTH, "base_width": BASE, "depth": 3, "branch_depth": 2}
+        return ResidualMLPConfig(**shape, bias_std=0.2, parametrization=with_depth(form, alpha))
+
+    with jax.enable_x64(True):
+        template = deep(mup(), 1)
+        program = trajectory(ResidualMLP(template), rules(template, family, None, decay), make, *problem())
+        references = []
+        for alpha in ("1/2", 1):
+            results = {}
+            for label, form in RICH.items():
+                config = deep(form, alpha)
+                rule = rules(config, family, None, decay)
+                results[label] = program(initial(config), numbers_of(rule))
+                raw = jax.tree.map(jnp.multiply, rule.multiplier, initial(config))
+                results[f"{label}, folded"] = program(raw, numbers_of(fold(rule)))
+            references.append(results["mup 3"])
+            assert references[-1][0][-1] < 0.95 * references[-1][0][0]
+            for label, result in results.items():
+                assert_same(references[-1], result, f"alpha {alpha}: {label}")
+        assert differ(*references) > 1e-3
 
 
 @pytest.mark.parametrize("forms", [RICH, LAZY], ids=["muP = mean field", "SP = NTK"])
