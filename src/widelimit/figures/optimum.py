@@ -161,8 +161,8 @@ def optimum_against_width(
             law = slopes[name]
             shift = 1.0 + 0.02 * (i - (len(optima) - 1) / 2)  # side by side where error bars would overlap
             ax.errorbar(widths * shift, place, error, fmt="osD^vP"[i], color=CATEGORIES[i])
-            label = f"{name}: {law.exponent:+.2f} ± {law.stderr:.2f}".replace("-", "\N{MINUS SIGN}")
-            ax.plot(widths, np.log2(law.predict(widths)), color=CATEGORIES[i], label=label)
+            fitted = f"{law.exponent:+.2f} ± {law.stderr:.2f}".replace("-", "\N{MINUS SIGN}")
+            ax.plot(widths, np.log2(law.predict(widths)), color=CATEGORIES[i], label=f"{name}: {fitted}")
             if predicted is not None and name in predicted:
                 middle = np.log2(widths).mean()
                 theory = np.log2(law.predict(2.0**middle)) + predicted[name] * (np.log2(widths) - middle)
