@@ -76,3 +76,17 @@ def test_dmft_notebook():
     assert [float(limit) > 0.9 for limit, _ in aligned] == [False, False, True, True]
     assert all(abs(float(limit) - float(wide)) < 0.02 for limit, wide in aligned)
     assert abs(float(re.search(r"predicted s = 2, measured ([\d.]+)", printed).group(1)) - 2) < 0.2
+
+
+@pytest.mark.slow
+def test_transformers_notebook():
+    """Rules are neutral at the base, keep stream and step over depth where they say so, and a decoder learns."""
+    [path] = [path for path in NOTEBOOKS if path.stem == "04_transformers"]
+    printed = text(execute(path))
+    assert "{1.0}" in printed
+    slopes = re.findall(r"blocks: stream ([+-][\d.]+), change ([+-][\d.]+)", printed)
+    assert [float(value) > 0.5 for value in slopes[0]] == [True, True]
+    # 64 units and 8 to 64 blocks are finite; the bound is that of depth_check's sheet for changes of a step
+    assert all(abs(float(value)) < 0.15 for pair in slopes[1:] for value in pair), slopes
+    losses = [float(value) for value in re.findall(r"^\d+ ([\d.]+)$", printed, re.MULTILINE)]
+    assert len(losses) == 6 and losses[-1] < 3 < losses[0]
