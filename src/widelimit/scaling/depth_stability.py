@@ -64,7 +64,8 @@ def depth_slopes(
 
     For alpha >= 1/2 this holds for any activation. Below, the stream grows; the exponents are then those of
     branches that begin with a norm (without one it grows exponentially, or for a bounded activation the
-    gradient does), and the changes those of a small step.
+    gradient does), and the changes those of a small step. SGD's are lower bounds there: early blocks have
+    gradients larger by a power of L, about 1/2, that depends on the activation.
 
     Args:
         parametrization: gives alpha, and c through its rate.
