@@ -4,7 +4,7 @@ from widelimit.training.scale.fit import FitResult, fit
 from widelimit.training.scale.losses import next_token_loss, token_cross_entropy
 from widelimit.training.scale.mesh import batch_sharding, check_batch, check_heads, make_mesh, shardings
 from widelimit.training.scale.schedules import warmup_then
-from widelimit.training.scale.throughput import Flops, Peak, flops_per_token, peak_flops
+from widelimit.training.scale.throughput import Flops, Peak, flops_per_token, peak_flops, throughput
 from widelimit.training.scale.trainer import Metrics, Trainer, TrainState
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "next_token_loss",
     "peak_flops",
     "shardings",
+    "throughput",
     "token_cross_entropy",
     "warmup_then",
 ]

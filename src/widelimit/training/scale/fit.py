@@ -30,7 +30,7 @@ class FitResult:
         rows: a dict per logged stretch of steps, those of earlier processes included if there are results.
         diverged: whether a loss or gradient was not finite.
         resumed_at: the step that this process went on from; 0 for a new run.
-        compile_seconds: this process spent on compiling the step.
+        compile_seconds: this process spent on tracing and compiling the step.
     """
 
     state: TrainState
@@ -118,7 +118,7 @@ def fit(
     step, state = found if found is not None else (0, trainer.initialise(key))
     if step > steps:
         raise ValueError(f"the checkpoint is of step {step}, past the {steps} steps of this run.")
-    resumed_at, seconds = step, run.compile(state, step) if step < steps else 0.0
+    resumed_at = step
     if step == 0:
         run.write({"step": 0, "tokens": 0, **run.validate(state)})
     with Progress(steps, label, done=step) as progress:
@@ -140,7 +140,7 @@ def fit(
                 progress.advance(until - step)
             step = until
     rows = run.rows if results is None else [row for row in results.rows if "step" in row]
-    return FitResult(state, rows, int(state.diverged_at) >= 0, resumed_at, seconds)
+    return FitResult(state, rows, int(state.diverged_at) >= 0, resumed_at, run.compile_seconds)
 
 
 class _Fit:
@@ -165,13 +165,7 @@ class _Fit:
         self.trainer, self.batches, self.tokens, self.results = trainer, batches, tokens, results
         self.validation = validation
         self.rows: list[dict[str, Any]] = []
-        self._step: Any = None
-
-    def compile(self, state: TrainState, step: int) -> float:
-        """Compiles the step apart from its first call, so that the time of neither counts as the other's."""
-        started = time.perf_counter()
-        self._step = self.trainer.step.lower(state, self._batch(step)).compile()
-        return time.perf_counter() - started
+        self.compile_seconds = 0.0
 
     def advance(
         self, state: TrainState, first: int, until: int, warmup: bool
@@ -180,7 +174,10 @@ class _Fit:
         started = time.perf_counter()
         metrics: list[Metrics] = []
         for step in range(first, until):
-            state, measured = self._step(state, self._batch(step))
+            batch, called = self._batch(step), time.perf_counter()
+            state, measured = self.trainer.step(state, batch)
+            if warmup and not metrics:  # a call returns once it is compiled, before it is computed
+                self.compile_seconds = time.perf_counter() - called
             metrics.append(measured)
             if len(metrics) > 1:
                 jax.block_until_ready(metrics[-2])

@@ -98,7 +98,7 @@ def _compare(checkpoint: Checkpoint, written: str, wanted: Mapping[str, Any]) ->
         one, other = settings.get(key), wanted["settings"].get(key)
         if one != other:
             raise ValueError(f"the checkpoint {where} has {key} {one}, and here it is {other}; {advice}")
-    for name in {**arrays, **wanted["arrays"]}:
+    for name in {**wanted["arrays"], **arrays}:
         one, other = (
             " ".join(map(str, reversed(part[name]))) if name in part else "no such array"
             for part in (arrays, wanted["arrays"])

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from widelimit.models.shapes import positive
@@ -155,6 +156,42 @@ def peak_flops(mesh: Mesh, dtype: str = "float32") -> Peak:
     together = 1 if devices[0].platform == "cpu" else len(devices)
     source = f"measured: the best product of two 1024 x 1024 {dtype} matrices on one {kind}"
     return Peak(together * _measured(devices[0], dtype), source)
+
+
+def throughput(
+    rows: Sequence[Mapping[str, Any]], *, tokens: int, flops: Flops, peak: Peak
+) -> dict[str, float | int | None]:
+    """Returns tokens per second and model-FLOPs utilisation of a run, from the rows that ``fit`` wrote.
+
+    The median over stretches of steps; the first stretch of each process, which compiles, does not count,
+    nor do validation and checkpoints. ``mfu`` counts all pairs of attention, as published numbers do;
+    ``mfu_unmasked`` only those that a causal model needs. Both are None if no stretch is left.
+
+    Args:
+        rows: from ``fit``.
+        tokens: per step.
+        flops: per token.
+        peak: of the mesh.
+
+    Example:
+        >>> rows = [{"step": 9, "steps": 9, "train_seconds": 3.0, "warmup": False}]
+        >>> throughput(rows, tokens=10, flops=Flops(100.0), peak=Peak(1e5, "made up"))["mfu"]
+        0.09
+
+    Reference:
+        Chowdhery et al., PaLM (arXiv 2204.02311), Appendix B.
+    """
+    timed = [row for row in rows if row.get("train_seconds") and not row["warmup"]]
+    rates = [row["steps"] * tokens / row["train_seconds"] for row in timed]
+    low, rate, high = np.percentile(rates, (25, 50, 75)).tolist() if rates else (None,) * 3
+    return {
+        "tokens_per_second": rate,
+        "lower_quartile": low,
+        "upper_quartile": high,
+        "mfu": None if rate is None else rate * flops.training / peak.flops,
+        "mfu_unmasked": None if rate is None else rate * flops.training_unmasked / peak.flops,
+        "stretches": len(rates),
+    }
 
 
 @functools.cache
