@@ -7,6 +7,7 @@ from widelimit.models.transformer.decoder import Decoder, DecoderConfig
 from widelimit.models.transformer.mlp import FeedForward
 from widelimit.models.transformer.positions import alibi_slopes, rotary_angles
 from widelimit.models.transformer.stack import stack_blocks, unstack_blocks
+from widelimit.models.transformer.vit import ViT, ViTConfig, sincos_positions
 
 __all__ = [
     "Attention",
@@ -15,10 +16,13 @@ __all__ = [
     "DecoderConfig",
     "FeedForward",
     "TransformerConfig",
+    "ViT",
+    "ViTConfig",
     "alibi_slopes",
     "attend",
     "rotary_angles",
     "run_blocks",
+    "sincos_positions",
     "stack_blocks",
     "unstack_blocks",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 from math import sqrt
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -83,6 +83,8 @@ class TransformerConfig:
         Yang et al., arXiv 2203.03466 (attention, 1/d); Dey et al., arXiv 2505.01618 (depth).
     """
 
+    known_positions: ClassVar[tuple[str, ...]] = POSITIONS
+
     width: int
     base_width: int
     parametrization: Parametrization
@@ -113,7 +115,11 @@ class TransformerConfig:
         for name in ("width", "base_width", "depth", "base_depth"):
             positive(name, getattr(self, name))
         self.split()
-        choices = {"norm": NORMS, "positions": POSITIONS, "attention_scale": ("parametrization", "sqrt")}
+        choices = {
+            "norm": NORMS,
+            "positions": self.known_positions,
+            "attention_scale": ("parametrization", "sqrt"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")

@@ -84,11 +84,15 @@ class Decoder(nn.Module):
 
     Example:
         >>> import jax
+        >>> from widelimit.models import initialise, rules
         >>> from widelimit.scaling import mup
         >>> sizes = {"vocabulary": 11, "context": 8, "width": 16, "base_width": 8, "head_size": 4}
-        >>> model = Decoder(DecoderConfig(**sizes, parametrization=mup(table=8)))
-        >>> variables = model.init(jax.random.key(0), jnp.ones((1, 8), int))
-        >>> model.apply(variables, jnp.ones((5, 8), int)).shape
+        >>> config = DecoderConfig(**sizes, parametrization=mup(table=8))
+        >>> def logits(key, tokens):
+        ...     law = rules(config)
+        ...     variables = {"params": initialise(key, law), "multipliers": law.multiplier}
+        ...     return Decoder(config).apply(variables, tokens)
+        >>> jax.eval_shape(logits, jax.random.key(0), jnp.ones((5, 8), int)).shape
         (5, 8, 11)
     """
 
