@@ -1,4 +1,4 @@
-"""The tiny language-model runs that EleutherAI/nanoGPT-mup (PyTorch) and widelimit (JAX) both do, in numpy alone.
+"""The small language-model runs that EleutherAI/nanoGPT-mup and widelimit both do, in numpy alone.
 
 As in problem.py, weights and batches come from ``numpy.random.RandomState``, whose stream never changes, so
 both sides draw them and only losses are kept. Every array is away from its usual start (gains from 1, biases

@@ -7,10 +7,10 @@ clone of the peer, bare or not, from which its model is imported at two fixed co
     torchenv/bin/pip install torch==2.13.0 numpy==2.4.6     # the CPU build of torch will do
     torchenv/bin/python -m tests.reference.nanogpt_reference --clone PATH
 
-It takes seconds. Recorded, in float64: the loss of each of 20 steps for every case, and the standard deviation
-of every kind of matrix as the peer's initialisation draws it. Both sides start from the same weights, so the
-peer supplies what it does during training: its forward pass, its optimizer groups, and what its training
-script does to them (each group's rate times its ``lr_scale``, and clipping).
+It takes seconds. Recorded, in float64: the loss of each of 20 steps for every case, and the standard
+deviation of every kind of matrix as the peer's initialisation draws it. Both sides start from the same
+weights, so the peer supplies what it does during training: its forward pass, its optimizer groups, and what
+its training script does to them (each group's rate times its ``lr_scale``, and clipping).
 """
 
 from __future__ import annotations
