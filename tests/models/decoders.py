@@ -47,10 +47,10 @@ def logits(config, params, tokens=TOKENS, **variables):
 
 def reference(config, params, tokens=TOKENS):
     """Logits of a decoder of unrolled parameters, one sequence, one head and one query at a time."""
-    return np.stack([_sequence(config, params, multipliers(config), row) for row in tokens])
+    return np.stack([sequence(config, params, multipliers(config), row) for row in tokens])
 
 
-def _sequence(config, params, scale, row):
+def sequence(config, params, scale, row):
     """Logits of one sequence, shape [T, vocabulary]."""
     x = params["embedding"]["table"][row]
     if not config.tied:
@@ -60,21 +60,21 @@ def _sequence(config, params, scale, row):
     x = config.embedding_multiplier * x
     for index in range(config.depth):
         weights, factors = params[f"block_{index}"], scale[f"block_{index}"]
-        x = x + config.branch_scale * _attention(config, weights["attention"], factors["attention"], x)
-        x = x + config.branch_scale * _mlp(config, weights["mlp"], factors["mlp"], x)
-    x = _norm(config, params, scale, x)
+        x = x + config.branch_scale * attention(config, weights["attention"], factors["attention"], x)
+        x = x + config.branch_scale * mlp(config, weights["mlp"], factors["mlp"], x)
+    x = norm(config, params, scale, x)
     if config.tied:
         return config.output_multiplier * scale["embedding"]["table"] * x @ params["embedding"]["table"].T
     return config.output_multiplier * scale["readout"]["kernel"] * x @ params["readout"]["kernel"]
 
 
-def _dense(weights, factors, name, x):
+def dense(weights, factors, name, x):
     """A dense layer, with or without bias."""
     y = factors[name]["kernel"] * x @ weights[name]["kernel"]
     return y + factors[name]["bias"] * weights[name]["bias"] if "bias" in weights[name] else y
 
 
-def _norm(config, weights, factors, x):
+def norm(config, weights, factors, x):
     """The norm under the name ``norm``; without parameters it has no name."""
     if config.norm == "layer":
         x = x - x.mean(-1, keepdims=True)
@@ -86,18 +86,18 @@ def _norm(config, weights, factors, x):
     return x
 
 
-def _mlp(config, weights, factors, x):
+def mlp(config, weights, factors, x):
     """The MLP's branch."""
-    h = _norm(config, weights, factors, x)
-    up = _dense(weights, factors, "up", h)
+    h = norm(config, weights, factors, x)
+    up = dense(weights, factors, "up", h)
     if config.activation == "swiglu":
-        gate = _dense(weights, factors, "gate", h)
+        gate = dense(weights, factors, "gate", h)
         up = gate / (1 + np.exp(-gate)) * up
     elif config.activation == "relu_squared":
         up = np.where(up > 0, up * up, 0)
     else:
         up = up * np.vectorize(lambda u: (1 + math.erf(u / math.sqrt(2))) / 2)(up)
-    return _dense(weights, factors, "down", up)
+    return dense(weights, factors, "down", up)
 
 
 def _turned(x, position):
@@ -107,25 +107,25 @@ def _turned(x, position):
     return np.concatenate([turned.real, turned.imag])
 
 
-def _attention(config, weights, factors, x):
-    """Attention's branch, with softmax over the past, query by query."""
+def attention(config, weights, factors, x, causal=True):
+    """Attention's branch, with softmax over the past or over all positions, query by query."""
     heads = config.heads or config.width // config.head_size
     size, keys = config.width // heads, config.kv_heads or heads
     base_size = config.head_size or config.base_width // config.heads
-    h = _norm(config, weights, factors, x)
-    query, key, value = (_dense(weights, factors, name, h) for name in ("query", "key", "value"))
+    h = norm(config, weights, factors, x)
+    query, key, value = (dense(weights, factors, name, h) for name in ("query", "key", "value"))
     out = np.zeros_like(query)
     for head in range(heads):
         own = slice(head * size, (head + 1) * size)
         other = slice(head // (heads // keys) * size, (head // (heads // keys) + 1) * size)
         for t in range(len(x)):
             score = []
-            for s in range(t + 1):
+            for s in range(t + 1 if causal else len(x)):
                 q, k = query[t, own], key[s, other]
                 if config.positions == "rope":
                     q, k = _turned(q, t), _turned(k, s)
                 bias = -(2.0 ** (-8 * (head + 1) / heads)) * (t - s) if config.positions == "alibi" else 0.0
                 score.append(math.sqrt(base_size) / size * q @ k + bias)
             weight = np.exp(np.array(score) - max(score))
-            out[t, own] = weight @ value[: t + 1, other] / weight.sum()
-    return _dense(weights, factors, "output", out)
+            out[t, own] = weight @ value[: len(weight), other] / weight.sum()
+    return dense(weights, factors, "output", out)

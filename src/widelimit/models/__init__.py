@@ -12,7 +12,14 @@ from widelimit.models.rescale import Rescaled, rescale
 from widelimit.models.residual import ResidualMLP, ResidualMLPConfig
 from widelimit.models.resnet import ResNet, ResNetConfig
 from widelimit.models.shapes import Axis, LayerShape, finite, growing
-from widelimit.models.transformer import Decoder, DecoderConfig, stack_blocks, unstack_blocks
+from widelimit.models.transformer import (
+    Decoder,
+    DecoderConfig,
+    ViT,
+    ViTConfig,
+    stack_blocks,
+    unstack_blocks,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -37,6 +44,8 @@ __all__ = [
     "Rescaled",
     "ResidualMLP",
     "ResidualMLPConfig",
+    "ViT",
+    "ViTConfig",
     "activation",
     "finite",
     "growing",
