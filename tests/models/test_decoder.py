@@ -232,6 +232,11 @@ def test_initial_sizes():
             "activation must be a function or one of .*relu_squared.*; got 'glu'",
         ),
         ({"mlp_ratio": 0.01}, "mlp_ratio must leave the MLP a hidden layer; got 0.01"),
+        ({"attention_kernel": "flash"}, "attention_kernel must be one of xla, cudnn; got 'flash'"),
+        (
+            {"attention_kernel": "cudnn"},
+            "attention_kernel='cudnn' computes in 16 bits; .*=None",
+        ),
         ({"init_std": -0.1}, "init_std must be a number, 0 or more; got -0.1"),
     ],
 )

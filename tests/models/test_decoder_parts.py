@@ -12,7 +12,8 @@ from widelimit.models import Dense, Embedding, EmbeddingShape, LayerShape, Norm,
 from widelimit.models.layers import wide_einsum
 from widelimit.models.transformer import alibi_slopes, attend, rotary_angles
 from widelimit.models.transformer.activations import feedforward_activation
-from widelimit.models.transformer.positions import rotate
+from widelimit.models.transformer.fused import attend_fused
+from widelimit.models.transformer.positions import rotate, signal
 from widelimit.scaling import mup
 
 SIZES = {"width": 6, "base_width": 3}
@@ -132,6 +133,21 @@ def test_grouped_heads_are_repeated_heads():
     grouped = attend(query, key, value, 0.4, bias)
     np.testing.assert_allclose(grouped, attend(query, *repeated, 0.4, bias), rtol=1e-5, atol=1e-6)
     assert np.abs(grouped[:, :, 0] - attend(query, key[:, :, ::-1], value, 0.4, bias)[:, :, 0]).max() > 0.01
+
+
+def test_fused_attention_is_given_the_same_problem():
+    """Masks, slopes, groups and the scale as they are handed to a fused kernel, here to XLA's own."""
+    query, key, value = (
+        jnp.asarray(RANDOM.normal(size=(2, 5, heads, 4)), jnp.float32) for heads in (4, 2, 2)
+    )
+    told = {"length": 5, "heads": 4, "head_size": 4, "dtype": "float32"}
+    for kind in ("alibi", "none"):
+        masked, bare = (signal(kind, causal=causal, **told).bias for causal in (True, False))
+        own = attend(query, key, value, 0.4, masked)
+        fused = attend_fused(query, key, value, 0.4, bare, causal=True, implementation="xla")
+        np.testing.assert_allclose(fused, own, rtol=1e-5, atol=1e-6)
+    with pytest.raises(RuntimeError, match="attention_kernel='cudnn' needs an NVIDIA GPU"):
+        attend_fused(*(array.astype(jnp.bfloat16) for array in (query, key, value)), 0.4, None, causal=True)
 
 
 def test_wide_products_of_narrow_arrays():

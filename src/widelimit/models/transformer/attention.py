@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from widelimit.models.layers import wide, wide_einsum
 from widelimit.models.transformer.config import TransformerConfig
+from widelimit.models.transformer.fused import attend_fused
 from widelimit.models.transformer.layers import dense, norm
 from widelimit.models.transformer.positions import Signal, rotate
 
@@ -29,7 +30,10 @@ class Attention(nn.Module):
         )
         if signal.cosine is not None and signal.sine is not None:
             query, key = (rotate(array, signal.cosine, signal.sine) for array in (query, key))
-        mixed = attend(query, key, value, config.temperature(), signal.bias)
+        if config.attention_kernel == "cudnn":
+            mixed = attend_fused(query, key, value, config.temperature(), signal.bias, causal=config.causal)
+        else:
+            mixed = attend(query, key, value, config.temperature(), signal.bias)
         return dense(config, shapes, "output")(mixed.reshape(h.shape))
 
 

@@ -67,6 +67,8 @@ class TransformerConfig:
         attention_scale: factor on the attention logits: ``"parametrization"`` is ``sqrt(d_0)/d`` under muP,
             with d_0 the base head size, ``d_0^(e - 1/2) / d^e`` with ``e = a + b`` of the readout in
             general; ``"sqrt"`` is ``1/sqrt(d)``.
+        attention_kernel: ``"cudnn"`` never forms the matrix of attention weights; it needs an NVIDIA GPU and
+            a compute dtype of 16 bits. ``"xla"`` runs everywhere.
         branch_scale: factor on every branch at the base depth.
         norm_epsilon: added to the mean square in norms.
         dtype: of the parameters.
@@ -84,6 +86,7 @@ class TransformerConfig:
     """
 
     known_positions: ClassVar[tuple[str, ...]] = POSITIONS
+    causal: ClassVar[bool] = False
 
     width: int
     base_width: int
@@ -103,6 +106,7 @@ class TransformerConfig:
     zero_readout: bool = False
     init_std: float | None = None
     attention_scale: Literal["parametrization", "sqrt"] = "parametrization"
+    attention_kernel: Literal["xla", "cudnn"] = "xla"
     branch_scale: float = 1.0
     norm_epsilon: float = 1e-5
     dtype: str = "float32"
@@ -119,6 +123,7 @@ class TransformerConfig:
             "norm": NORMS,
             "positions": self.known_positions,
             "attention_scale": ("parametrization", "sqrt"),
+            "attention_kernel": ("xla", "cudnn"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -131,6 +136,11 @@ class TransformerConfig:
             raise ValueError(f"mlp_ratio must leave the MLP a hidden layer; got {self.mlp_ratio!r}.")
         if self.compute_dtype is not None and not jnp.issubdtype(jnp.dtype(self.compute_dtype), jnp.floating):
             raise TypeError(f"compute_dtype must be a floating dtype; got {self.compute_dtype!r}.")
+        if self.attention_kernel == "cudnn" and self.compute_dtype not in ("bfloat16", "float16"):
+            raise ValueError(
+                "attention_kernel='cudnn' computes in 16 bits; set compute_dtype='bfloat16', or leave 'xla'. "
+                f"Got compute_dtype={self.compute_dtype!r}."
+            )
         if self.positions == "rope":
             rotary_angles(1, self.split().size)
             rotary_angles(1, self.split().base_size)
@@ -175,7 +185,7 @@ class TransformerConfig:
             exponent = 0.5
         return (heads.base_size / heads.size) ** exponent / sqrt(heads.base_size)
 
-    def signal(self, length: int, dtype: jnp.dtype, *, causal: bool) -> Signal:
+    def signal(self, length: int, dtype: jnp.dtype) -> Signal:
         """Returns what attention is told about the positions of a sequence."""
         heads = self.split()
         return signal(
@@ -183,7 +193,7 @@ class TransformerConfig:
             length=length,
             heads=heads.queries,
             head_size=heads.size,
-            causal=causal,
+            causal=self.causal and self.attention_kernel == "xla",  # the other masks by itself
             dtype=jnp.dtype(dtype).name,
         )
 

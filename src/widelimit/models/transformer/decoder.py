@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from math import sqrt
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -49,6 +50,8 @@ class DecoderConfig(TransformerConfig):
         Radford et al., Language Models are Unsupervised Multitask Learners (2019); Dey et al., arXiv
         2505.01618.
     """
+
+    causal: ClassVar[bool] = True
 
     vocabulary: int
     context: int
@@ -115,7 +118,7 @@ class Decoder(nn.Module):
             x = x + positions.reshape((1,) * (x.ndim - 2) + positions.shape)
         x = scaled(config.embedding_multiplier, x)
         stream = x.dtype
-        x = run_blocks(config, x, config.signal(tokens.shape[-1], stream, causal=True))
+        x = run_blocks(config, x, config.signal(tokens.shape[-1], stream))
         x = norm(config, inside=False)(x)
         if config.tied:
             logits = tables["embedding"].readout(x)
