@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 
 from tests.training.scale.support import DECODER
-from widelimit.models import Decoder, DecoderConfig, leaves, rules
+from widelimit.models import Decoder, DecoderConfig, rules
 from widelimit.training.scale import Peak, flops_per_token, make_mesh, peak_flops, throughput, warmup_then
 
 
 def decoder_flops(config):
     """Of a decoder, by the formula."""
-    heads = config.split()
-    return flops_per_token(
-        leaves(config),
-        lookups=True,
-        attention_width=heads.queries * heads.size,
-        context=config.context,
-        blocks=config.depth,
-    )
+    return flops_per_token(config, config.context)
 
 
 def product_flops(jaxpr):

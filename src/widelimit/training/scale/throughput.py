@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from widelimit.models.shapes import positive
-from widelimit.scaling import Leaf, Role, Rules
+from widelimit.models import EmbeddingShape, Network
+from widelimit.models.transformer import TransformerConfig
 
 # Dense peak flop/s of bfloat16 products of one device, from the vendors' data sheets (without sparsity). A
 # name matches if the device's kind contains it; the first match counts, so more special ones come first.
@@ -71,52 +71,46 @@ class Flops:
         return 3.0 * (self.products + self.attention / (2 if self.causal else 1))
 
 
-def flops_per_token(
-    leaves: Rules | Any,
-    *,
-    lookups: bool,
-    attention_width: int = 0,
-    context: int = 0,
-    blocks: int = 0,
-    causal: bool = True,
-) -> Flops:
-    r"""Returns the model's operations per token from what is known of its parameters.
+def flops_per_token(config: Network, context: int = 0, causal: bool = True) -> Flops:
+    r"""Returns the model's operations per token from the leaves that its config declares.
 
     ``2 N + 4 L (H d) T`` forward, three times that in training, with N the weights that take part in
-    products: all arrays with a contracted axis, each application of a tied table counted once; tables that
-    are only looked up, vectors and entrywise operations are left out.
+    products: all arrays with a contracted axis but for tables that are only looked up (a tied table is
+    multiplied once). L, H and d are blocks, heads and head size of a transformer. Vectors and entrywise
+    operations are left out.
 
     Args:
-        leaves: a tree of ``Leaf``, or rules made from one.
-        lookups: input-like arrays outside of branches are tables whose rows are read (tokens, positions);
-            False for networks that multiply their inputs.
-        attention_width: ``H d``, heads times head size.
-        context: T, keys per query.
-        blocks: L, attention layers.
+        config: of the network. Its readout counts once per token, also where a vision transformer pools
+            first: two operations per weight of the readout and patch too many.
+        context: T, keys per query; 0 for networks without attention.
         causal: keys after the query are masked.
 
     Example:
-        >>> from widelimit.models import MLPConfig, leaves
+        >>> from widelimit.models import MLPConfig
         >>> from widelimit.scaling import mup
         >>> config = MLPConfig(inputs=3, outputs=2, width=8, base_width=8, parametrization=mup(), depth=2)
-        >>> flops_per_token(leaves(config), lookups=False).products == 2 * (3 * 8 + 8 * 8 + 8 * 2)
+        >>> flops_per_token(config).forward == 2 * (3 * 8 + 8 * 8 + 8 * 2)
         True
 
     Reference:
         Chowdhery et al., PaLM (arXiv 2204.02311), Appendix B.
     """
-    flat = leaves.leaves if isinstance(leaves, Rules) else jax.tree.leaves(leaves)
-    return Flops(
-        products=2.0 * sum(math.prod(leaf.shape) for leaf in flat if _multiplied(leaf, lookups)),
-        attention=4.0 * blocks * attention_width * context,
-        causal=causal and attention_width > 0,
-    )
+    attention = 0.0
+    if isinstance(config, TransformerConfig):
+        heads = config.split()
+        attention = 4.0 * config.depth * heads.queries * heads.size * context
+    return Flops(2.0 * _multiplied(config.layers()), attention, causal and attention > 0)
 
 
-def _multiplied(leaf: Leaf, lookups: bool) -> bool:
-    """Whether an array takes part in a product."""
-    looked_up = lookups and leaf.role is Role.INPUT and leaf.depth is None and not leaf.tied
-    return bool(leaf.contracted) and not looked_up
+def _multiplied(layers: Mapping[str, Any]) -> int:
+    """Returns the number of weights that take part in products."""
+    total = 0
+    for shape in layers.values():
+        if isinstance(shape, Mapping):
+            total += _multiplied(shape)
+        elif not (isinstance(shape, EmbeddingShape) and not shape.tied):
+            total += sum(math.prod(leaf.shape) for leaf in shape.leaves().values() if leaf.contracted)
+    return total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,4 +199,4 @@ def _measured(device: jax.Device, dtype: str, size: int = 1024, repeats: int = 8
         started = time.perf_counter()
         jax.block_until_ready(multiply(one, one))
         best = min(best, time.perf_counter() - started)
-    return 2.0 * positive("size", size) ** 3 / best
+    return 2.0 * size**3 / best
