@@ -140,15 +140,15 @@ class Config:
 PRESETS = {
     "smoke": Config(
         preset="smoke",
-        depths=(8, 32, 128),
+        depths=(4, 16, 64),
         at_width=32,
         widths=(),
         branch_depths=(2,),
         optimizers=("adam",),
         seeds=16,
-        networks=4,
+        networks=2,
         steps=2,
-        stderr=0.04,
+        stderr=0.035,
     ),
     "default": Config(),
     "full": Config(

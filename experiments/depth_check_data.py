@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,27 +28,30 @@ def load(config: Config) -> Batches:
         ]
         windows = np.stack([np.asarray(one, np.int32) for one in drawn])
         return windows[..., :-1], windows[..., 1:]
-    count, own = config.steps * config.batch_size, digits(seed=config.seed, smallest_std=1.0)
-    if count > len(own.train_inputs):
+    return images(config.seed, config.steps, config.batch_size)
+
+
+def images(seed: int, steps: int, batch_size: int) -> Batches:
+    """Returns the first images of the training split as batches [T, B, 64], and their labels [T, B]."""
+    count, data = steps * batch_size, digits(seed=seed, smallest_std=1.0)
+    if count > len(data.train_inputs):
         raise ValueError(
-            f"{config.steps} steps of {config.batch_size} samples need {count} of the "
-            f"{len(own.train_inputs)} training images; lower steps or batch_size."
+            f"{steps} steps of {batch_size} samples need {count} of the {len(data.train_inputs)} training "
+            "images; lower steps or batch_size."
         )
-    parts = (config.steps, config.batch_size)
-    inputs = np.asarray(own.train_inputs[:count], np.float32).reshape(*parts, -1)
-    return inputs, np.asarray(own.train_targets[:count], np.int32).reshape(parts)
+    inputs = np.asarray(data.train_inputs[:count], np.float32).reshape(steps, batch_size, -1)
+    return inputs, np.asarray(data.train_targets[:count], np.int32).reshape(steps, batch_size)
 
 
 def fingerprint(batches: Batches) -> str:
     """Returns a hash of the batches."""
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in batches)).hexdigest()[
-        :16
-    ]
+    whole = b"".join(np.ascontiguousarray(array).tobytes() for array in batches)
+    return hashlib.sha256(whole).hexdigest()[:16]
 
 
 def shape(config: Config, branch_depth: int, depth: int, width: int) -> Shape:
     """Returns the network of a cell; whose parametrization it has does not matter."""
-    common = {
+    common: dict[str, Any] = {
         "width": width,
         "base_width": config.base_width,
         "depth": depth,
@@ -59,7 +62,7 @@ def shape(config: Config, branch_depth: int, depth: int, width: int) -> Shape:
         "scan": True,
     }
     if config.model == "decoder":
-        heads = {"head_size": config.base_width, "vocabulary": 256, "context": config.context}
+        heads: dict[str, Any] = {"head_size": config.base_width, "vocabulary": 256, "context": config.context}
         return DecoderConfig(**common, **heads)
-    ends = {"inputs": 64, "outputs": 10, "activation": config.activation, "branch_depth": branch_depth}
-    return ResidualMLPConfig(**common, **ends)
+    layers: dict[str, Any] = {"activation": config.activation, "branch_depth": branch_depth}
+    return ResidualMLPConfig(inputs=64, outputs=10, **common, **layers)

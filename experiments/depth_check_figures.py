@@ -24,22 +24,25 @@ def save_all(
     results: Results, cells: Cells, asked: Sequence[theory.Asked], claims: Sequence[Claim]
 ) -> dict[str, str]:
     """Draws and saves the figures; returns their captions by file name."""
-    points = [
-        {
-            "network": f"{one.case}, {one.optimizer}, {one.branch_depth} layers",
-            "kind": f"{one.axis}: {one.kind}",
-            "predicted": claim.predicted,
-            "measured": claim.measured,
-            "stderr": claim.stderr,
-        }
-        for one, claim in zip(asked, claims, strict=True)
-    ]
-    figure, _ = exponents_against_theory(points, tolerance=max(claim.tolerance for claim in claims))
-    results.save_figure("exponents.png", figure)
-    captions = {
-        "exponents.png": "Every exponent that theory fixes: measured against predicted, and their difference "
-        "network by network. Bars are standard errors over seeds."
-    }
+    captions = {}
+    for axis in dict.fromkeys(group[0] for group in cells.groups):
+        own = [pair for pair in zip(asked, claims, strict=True) if pair[0].axis == axis]
+        points = [
+            {
+                "network": f"{one.case}, {one.optimizer}, branch of {one.branch_depth}",
+                "kind": one.kind,
+                "predicted": claim.predicted,
+                "measured": claim.measured,
+                "stderr": claim.stderr,
+            }
+            for one, claim in own
+        ]
+        figure, _ = exponents_against_theory(points, tolerance=own[0][1].tolerance)
+        results.save_figure(f"exponents_{axis}.png", figure)
+        captions[f"exponents_{axis}.png"] = (
+            f"Every exponent of the {axis} that theory fixes: measured against predicted, and their "
+            "difference network by network. Bars are standard errors over seeds."
+        )
     for axis, optimizer, branch_depth in dict.fromkeys((group[0], *group[2:]) for group in cells.groups):
         network = f"{optimizer}, {branch_depth} layer{'s' * (branch_depth > 1)} in a branch"
         name = f"changes_{axis}_{optimizer}_{branch_depth}.png"

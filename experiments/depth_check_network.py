@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
     "muon": lambda rate, rules: muon(rate, rules, ns_eps=0.0, eps=0.0),
 }
 # Halves the time to compile; the time to run is that of matrix products, which come from a library.
-_COMPILER = {"xla_backend_optimization_level": 1}
+COMPILER = {"xla_backend_optimization_level": 1}
 
 
 def block_parameters(shape: Shape) -> list[str]:
@@ -54,21 +55,23 @@ def observer(shape: Shape) -> Callable[..., tuple[jax.Array, dict[str, jax.Array
     The last stream, the sum of all branches, the middle block's (last) branch with its multiplier, logits.
     """
     middle = shape.depth // 2
-    residual = isinstance(shape, ResidualMLPConfig)
+    ends: list[tuple[str, ...]] = [("attention", "output"), ("mlp", "down")]
     model: Any = ResidualMLP(shape) if isinstance(shape, ResidualMLPConfig) else Decoder(shape)
+    if isinstance(shape, ResidualMLPConfig):
+        ends = [(f"Dense_{shape.branch_depth - 1}",)]
 
     def observe(params: Any, multipliers: Any, inputs: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         variables = {"params": params, "multipliers": multipliers}
         logits, state = model.apply(variables, inputs, mutable=["intermediates"])
         taps = state["intermediates"]
         blocks = taps["blocks"]
-        if residual:
-            outputs = [blocks[f"Dense_{shape.branch_depth - 1}"]]
-        else:
-            outputs = [blocks["attention"]["output"], blocks["mlp"]["down"]]
+        outputs = [functools.reduce(operator.getitem, path, blocks) for path in ends]
         branches = [shape.branch_scale * tap["preactivation"][0] for tap in outputs]
         added = sum(branch.sum(axis=0) for branch in branches)
-        stream = taps["Dense_0"]["preactivation"][0] + added if residual else blocks["stream"][0][-1]
+        # The MLP does not record its stream, which is all that was added to it.
+        stream = (
+            blocks["stream"][0][-1] if "stream" in blocks else taps["Dense_0"]["preactivation"][0] + added
+        )
         return logits, {"stream": stream, "branches": added, "branch": branches[-1][middle], "logits": logits}
 
     return observe
@@ -120,4 +123,4 @@ def program(shape: Shape, optimizer: str) -> Callable[..., dict[str, jax.Array]]
 
         return jax.lax.map(network, keys)
 
-    return jax.jit(run, compiler_options=_COMPILER)
+    return jax.jit(run, compiler_options=COMPILER)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from experiments.depth_check import Config
 
 # A slope that changes by less when the rate is halved is that of an infinitesimal step.
-HALVING = 0.02
+HALVING = 0.01
 # Bounds the terms (k/n)^2 in the logarithm of a size that the fitted factor exp(k/n) leaves. Depth: the
 # stream's start, V0 / (b^2 E phi^2) ~ 1, and the growth of a change per unit of depth, b^2 E phi'^2 / V0 ~ 2.
 # Width: half the number of samples and outputs that share a step.
@@ -27,7 +27,7 @@ _WHY = (
     "exp(k/n) leaves, would do, with k = 2 in depth and 13 in width."
 )
 _WHY_HALVING = (
-    "Small steps: halving the rate changes no exponent of the first step by 0.02, in the worst case."
+    "Small steps: halving the rate changes no exponent of the first step by 0.01, in the worst case."
 )
 
 Group = tuple[theory.Axis, str, str, int]

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from widelimit.scaling import DepthExponents, Leaf, Parametrization, completep, depth_mup, depth_slopes, mup
+from widelimit.scaling.parametrization import Family
 
 Axis = Literal["depth", "width"]
 
@@ -37,6 +38,11 @@ def cases(chosen: Sequence[str], optimizer: str) -> list[str]:
     for case in sorted(chosen, key=lambda name: name == "branches_only"):
         known.setdefault((CASES[case].branch, CASES[case].rate(optimizer).depth.learning_rate), case)
     return [case for case in CASES if case in known.values()]
+
+
+def family(case: str, optimizer: str) -> Family:
+    """Returns the optimizer's family."""
+    return CASES[case].rate(optimizer).family
 
 
 def inside(leaves: Any) -> list[str]:
