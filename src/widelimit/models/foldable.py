@@ -15,6 +15,9 @@ PyTree = Any
 ATTENTION = "attention"
 """How a user says that the model's code scales its attention rightly."""
 
+BRANCHES = "branches"
+"""How a user says that the declared branches are right although the forward pass seems to differ."""
+
 _CONVENTION = 0.5
 """Attention logits are divided by d^(1/2) unless a model says otherwise."""
 
@@ -80,9 +83,74 @@ def refuse_normalised(
     ]  # fmt: skip
     if not tried:
         return
+    evaluate, filled = _evaluator(output, params)
+    reference = evaluate(filled)
+    for index in tried:
+        doubled = evaluate([2 * array if i == index else array for i, array in enumerate(filled)])
+        if _same(doubled, reference):
+            path = leaves[index].path
+            raise ValueError(
+                f"{path} is followed by a norm: the output does not feel its size, so a factor of "
+                f"{factors[index]:.4g} cannot be folded into it. Put the scale behind the norm in the code, "
+                f"or pass accept=[{path!r}] to rescale it all the same (rates are relative to its size)."
+            )
+
+
+def refuse_wrong_branches(output: Callable[[PyTree], Any], params: PyTree, leaves: Sequence[Leaf]) -> None:
+    """Raises if the declared residual branches are not those of the forward pass.
+
+    With every last layer at zero all branches are zero, so that the output feels nothing inside of them, and
+    everything outside.
+
+    Args:
+        output: the forward pass on fixed data.
+        params: the parameters.
+        leaves: what is known of each.
+
+    Raises:
+        ValueError: naming a parameter whose branch has no end, or one that is in a branch and was not said
+            to be.
+    """
+    evaluate, filled = _evaluator(output, params)
+    cut = [array * 0 if leaf.ends_branch else array for leaf, array in zip(leaves, filled, strict=True)]
+    whole, without = evaluate(filled), evaluate(cut)
+    generator = np.random.default_rng(1)
+    for index, (leaf, array) in enumerate(zip(leaves, filled, strict=True)):
+        if leaf.ends_branch or not jnp.issubdtype(array.dtype, jnp.inexact):
+            continue
+        moved = array + (1 + np.abs(array)) * generator.normal(size=array.shape).astype(array.dtype)
+
+        def felt(arrays: list[Any], before: np.ndarray, index: int = index, moved: Any = moved) -> bool:
+            after = evaluate([moved if i == index else old for i, old in enumerate(arrays)])
+            return not _same(after, before)
+
+        if leaf.depth is not None and felt(cut, without):
+            raise ValueError(
+                f"{leaf.path} was said to lie in a residual branch, but the output feels it when every last "
+                "layer of a branch is zero: a branch has an end that was not named (a bias, perhaps), or "
+                f"{leaf.path} is in none. Correct in_branches(...), or pass accept=[{BRANCHES!r}]."
+            )
+        if leaf.depth is None and not felt(cut, without) and felt(filled, whole):
+            raise ValueError(
+                f"{leaf.path} acts through residual branches only, but was not said to lie in one: no rule "
+                f"of depth would reach it. Correct in_branches(...), or pass accept=[{BRANCHES!r}]."
+            )
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two outputs do not differ by more than rounding."""
+    return bool(np.linalg.norm(one - other) <= 1e-3 * np.linalg.norm(other))
+
+
+def _evaluator(
+    output: Callable[[PyTree], Any], params: PyTree
+) -> tuple[Callable[[list[Any]], np.ndarray], list[Any]]:
+    """Returns the compiled forward pass as a vector of a list of arrays, and the parameters as such a list.
+
+    A zero readout would hide every other weight: all-zero arrays are given some value.
+    """
     generator = np.random.default_rng(0)
     flat, treedef = jax.tree.flatten(params)
-    # A zero readout would hide every other weight: give all-zero arrays some value for this check.
     filled = [
         array + generator.normal(size=array.shape).astype(array.dtype)
         if jnp.issubdtype(array.dtype, jnp.floating) and not np.any(np.asarray(array))
@@ -98,13 +166,4 @@ def refuse_normalised(
     def evaluate(arrays: list[Any]) -> np.ndarray:
         return np.concatenate([np.asarray(array, np.float64).ravel() for array in outputs(arrays)])
 
-    reference = evaluate(filled)
-    for index in tried:
-        doubled = evaluate([2 * array if i == index else array for i, array in enumerate(filled)])
-        if np.linalg.norm(doubled - reference) <= 1e-3 * np.linalg.norm(reference):
-            path = leaves[index].path
-            raise ValueError(
-                f"{path} is followed by a norm: the output does not feel its size, so a factor of "
-                f"{factors[index]:.4g} cannot be folded into it. Put the scale behind the norm in the code, "
-                f"or pass accept=[{path!r}] to rescale it all the same (rates are relative to its size)."
-            )
+    return evaluate, filled

@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.models.foldable import ATTENTION, refuse_growing_products, refuse_normalised
+from widelimit.models.foldable import (
+    ATTENTION,
+    BRANCHES,
+    refuse_growing_products,
+    refuse_normalised,
+    refuse_wrong_branches,
+)
 from widelimit.scaling import Leaf, Rules, fold, make_rules
 
 PyTree = Any
@@ -47,12 +53,15 @@ def rescale(
     gives at the base width: neutral there, and the parametrization's at every other. How the initialiser
     itself scales is measured, not assumed to be 1/sqrt(fan_in): on ``params``, and on a model of the base
     width. Forward multipliers are folded into the weights by the symmetry. A parameter that starts from a
-    constant (zero bias, unit gain) stays, as does one that is no float.
+    constant (zero bias, unit gain) stays, as does one that is no float. Under a rule of depth the parameters
+    that end a residual branch (see ``in_branches``) are multiplied by the branch's factor besides; an
+    initialiser that already shrinks them with the number of blocks must stop doing so.
 
     ``init``, ``apply`` and ``example`` are those given to ``probe``. With the last two, what cannot be folded
     is found and refused: attention over heads of growing size, unless the parametrization wants 1/sqrt(d),
-    and weights whose size the output does not feel, as a norm follows. The output must be what training sees:
-    with batch norm, in its training mode and without the updated statistics.
+    weights whose size the output does not feel, as a norm follows, and residual branches that are not those
+    of the forward pass. The output must be what training sees: with batch norm, in its training mode and
+    without the updated statistics.
 
     Args:
         params: the initial parameters at the target width.
@@ -65,8 +74,8 @@ def rescale(
         samples: number of draws, if ``key`` is given.
         initialisers: told instead of measured, path -> how the std scales: ``"fan_in"``, ``"fan_out"``,
             ``"fan_avg"`` (all to the power -1/2) or ``"constant"``.
-        accept: paths of weights to rescale although a norm follows, and ``"attention"`` once the model's own
-            attention scale is right.
+        accept: paths of weights to rescale although a norm follows, ``"attention"`` once the model's own
+            attention scale is right, and ``"branches"`` if the declared branches are right all the same.
 
     Returns:
         The parameters and the folded rules: use these with ``widelimit.optim``.
@@ -104,7 +113,7 @@ def rescale(
         )
     folded = fold(rules)
     told = dict(initialisers or {})
-    _check_paths({*told, *accept} - {ATTENTION}, rules.leaves)
+    _check_paths({*told, *accept} - {ATTENTION, BRANCHES}, rules.leaves)
     flat, treedef = jax.tree.flatten(params)
     _check_shapes(flat, rules.leaves)
     _check_finite(_moments(flat), rules.leaves, "params")
@@ -118,9 +127,17 @@ def rescale(
         ratios = _measure(flat, (init(base_width, *own) for own in keys), rules.leaves, told)
     ratios |= {leaf.path: _told(leaf, told[leaf.path]) for leaf in rules.leaves if leaf.path in told}
     factors = [
-        1.0 if (ratio := ratios[leaf.path]) is None else _growth(leaf, rules) / ratio for leaf in rules.leaves
+        _branch(leaf, rules) if (ratio := ratios[leaf.path]) is None else _growth(leaf, rules) / ratio
+        for leaf in rules.leaves
     ]
-    refuse_normalised(lambda arrays: apply(width, arrays, example), params, rules.leaves, factors, accept)
+    factors = [1.0 if math.isclose(factor, 1.0, rel_tol=1e-12) else factor for factor in factors]
+
+    def output(arrays: PyTree) -> Any:
+        return apply(width, arrays, example)
+
+    if any(leaf.depth is not None for leaf in rules.leaves) and BRANCHES not in accept:
+        refuse_wrong_branches(output, params, rules.leaves)
+    refuse_normalised(output, params, rules.leaves, factors, accept)
     scaled = [array if factor == 1 else array * factor for array, factor in zip(flat, factors, strict=True)]
     return Rescaled(jax.tree.unflatten(treedef, scaled), folded)
 
@@ -132,6 +149,13 @@ def _growth(leaf: Leaf, rules: Rules) -> float:
     )
     multiplier = 1.0 if leaf.tied else unit.multiplier[0]
     return unit.init_std[0] * multiplier * math.sqrt(leaf.base_fan_in)
+
+
+def _branch(leaf: Leaf, rules: Rules) -> float:
+    """Returns the factor of a residual branch on a constant that ends one: a gain behind it, say."""
+    if not leaf.ends_branch or leaf.depth is None:
+        return 1.0
+    return float(leaf.depth) ** -float(rules.parametrization.branch)
 
 
 def _told(leaf: Leaf, initialiser: str) -> float:

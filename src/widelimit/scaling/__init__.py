@@ -1,5 +1,6 @@
 """Exponents, roles and rules: how parameters scale with width (exact arithmetic and shapes)."""
 
+from widelimit.scaling.branches import in_branches
 from widelimit.scaling.classify import Classification, classify
 from widelimit.scaling.depth import completep, depth_mup, with_depth
 from widelimit.scaling.depth_stability import DepthSlopes, depth_slopes, derive_depth
@@ -65,6 +66,7 @@ __all__ = [
     "from_json",
     "gradient_exponents",
     "growing_products",
+    "in_branches",
     "leaf_from_axes",
     "make_rules",
     "mean_field",
