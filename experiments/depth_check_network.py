@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from experiments.depth_check_theory import CASES, FIELDS, inside, shares
 from widelimit.compare import contributions, coordinate_sizes
-from widelimit.models import Decoder, DecoderConfig, ResidualMLP, ResidualMLPConfig, initialise, leaves, rules
+from widelimit.models import Decoder, DecoderConfig, ResidualMLP, ResidualMLPConfig, leaves, rules
 from widelimit.optim import adam, muon, sgd
 from widelimit.scaling import Rules
 from widelimit.scaling.rules import NUMBERS
@@ -47,6 +48,21 @@ def stacked(cases: Sequence[str], shape: Shape, optimizer: str) -> dict[str, Any
 def rules_of(case: str, shape: Shape, optimizer: str) -> Rules:
     """Returns the rules of a network of this shape under another parametrization."""
     return rules(dataclasses.replace(shape, parametrization=CASES[case]), optimizer)
+
+
+def unit_normals(key: jax.Array, own: Rules) -> Any:
+    """Returns standard normals shaped like the parameters, zeros where those start at zero.
+
+    One draw for all, whose parts scaled by ``init_std`` are what ``initialise`` gives in law: a draw for each
+    array takes as long to compile as the forward pass.
+    """
+    stds, structure = jax.tree.flatten(own.init_std)
+    ends = np.cumsum([math.prod(leaf.shape) for leaf in own.leaves])
+    parts = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])
+    drawn = zip(parts, stds, own.leaves, strict=True)
+    return jax.tree.unflatten(
+        structure, [float(std > 0) * part.reshape(leaf.shape) for part, std, leaf in drawn]
+    )
 
 
 def observer(shape: Shape) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
@@ -91,7 +107,6 @@ def program(shape: Shape, optimizer: str) -> Callable[..., dict[str, jax.Array]]
         optimizer: key of ``OPTIMIZERS``.
     """
     template, observe = rules_of("mup", shape, optimizer), observer(shape)
-    unit = dataclasses.replace(template, init_std=jax.tree.map(lambda std: float(std > 0), template.init_std))
     masks = shares(leaves(shape), shape.depth)
 
     def measure(
@@ -118,7 +133,7 @@ def program(shape: Shape, optimizer: str) -> Callable[..., dict[str, jax.Array]]
 
     def run(keys: jax.Array, batches: Any, rate: jax.Array, numbers: Any, sizes: jax.Array) -> Any:
         def network(key: jax.Array) -> dict[str, jax.Array]:
-            normals = initialise(key, unit)
+            normals = unit_normals(key, template)
             return jax.lax.map(lambda case: measure(normals, batches, rate, *case), (numbers, sizes))
 
         return jax.lax.map(network, keys)

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.depth_check_network import COMPILER, OPTIMIZERS, observer, rules_of
+from experiments.depth_check_network import COMPILER, OPTIMIZERS, observer, rules_of, unit_normals
 from experiments.depth_check_theory import inside
-from widelimit.models import ResidualMLPConfig, initialise, leaves
+from widelimit.models import ResidualMLPConfig, leaves
 from widelimit.scaling import Leaf
 from widelimit.training import cross_entropy
 
@@ -61,7 +61,6 @@ def program(shape: ResidualMLPConfig, optimizer: str) -> Callable[..., dict[str,
         optimizer: key of ``depth_check_network.OPTIMIZERS``.
     """
     template, observe, parts = rules_of("mup", shape, optimizer), observer(shape), masks(shape)
-    unit = dataclasses.replace(template, init_std=jax.tree.map(lambda std: float(std > 0), template.init_std))
 
     def measure(normals: Any, batch: Any, rate: jax.Array, numbers: dict[str, Any]) -> dict[str, jax.Array]:
         own = dataclasses.replace(template, **numbers)
@@ -85,7 +84,7 @@ def program(shape: ResidualMLPConfig, optimizer: str) -> Callable[..., dict[str,
 
     def run(keys: jax.Array, batch: Any, rate: jax.Array, numbers: Any) -> dict[str, jax.Array]:
         def network(key: jax.Array) -> dict[str, jax.Array]:
-            normals = initialise(key, unit)
+            normals = unit_normals(key, template)
             return jax.lax.map(lambda case: measure(normals, batch, rate, case), numbers)
 
         return jax.lax.map(network, keys)
