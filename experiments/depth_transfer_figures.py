@@ -100,7 +100,7 @@ def regret_bars(
                 places[fine] + shift, ratio[fine], error[fine], fmt="none", ecolor="#222222", elinewidth=1.0
             )
             for place, value, top in zip(places[fine], ratio[fine], (ratio + error)[fine], strict=True):
-                ax.text(place + shift, 1.03 * top, f"{value:.3g}", ha="center", va="bottom", fontsize=7)
+                ax.text(place + shift, 1.03 * top, f"{value:#.3g}", ha="center", va="bottom", fontsize=7)
             for place in places[~fine]:
                 ax.text(place + shift, 1.02, "diverged", rotation=90, ha="center", va="bottom", fontsize=8)
         ax.axhline(1.0, color="#222222", linewidth=0.8)
