@@ -102,7 +102,7 @@ def default_cache() -> Path:
 
 
 def _library() -> Any:
-    """Imports sentencepiece, whose bindings warn about themselves on Python 3.12."""
+    """Imports sentencepiece, whose bindings, in some versions, warn about themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
