@@ -61,6 +61,7 @@ class Config:
         activation: gelu, relu_squared, swiglu, ...
         norm: of the stream before each branch.
         gains: train gains of the norms.
+        attention_kernel: xla, or cudnn: fused attention for products in bfloat16 on an NVIDIA GPU.
         positions: rope, learned, alibi or none for a decoder (default: rope), learned, sincos or none for a
             vit (default: learned).
         tied: read out with the embedding (decoder).
@@ -118,6 +119,7 @@ class Config:
     activation: str = "gelu"
     norm: Literal["rms", "layer"] = "rms"
     gains: bool = False
+    attention_kernel: Literal["xla", "cudnn"] = "xla"
     positions: Literal["default", "rope", "learned", "alibi", "sincos", "none"] = "default"
     tied: bool = False
     bias: bool = False
@@ -204,6 +206,7 @@ PRESETS = {
         depth=12,
         base_depth=4,
         head_size=128,
+        attention_kernel="cudnn",
         batch=64,
         micro_batches=4,
         steps=2000,

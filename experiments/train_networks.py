@@ -174,7 +174,7 @@ def _shared(config: Config, positions: str) -> dict[str, Any]:
     """What both networks take from the flags."""
     names = (
         "width base_width depth base_depth head_size heads kv_heads mlp_ratio activation norm gains bias "
-        "zero_query zero_readout init_std scan remat"
+        "zero_query zero_readout init_std attention_kernel scan remat"
     ).split()
     return {
         **{name: getattr(config, name) for name in names},
