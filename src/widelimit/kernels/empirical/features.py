@@ -94,7 +94,7 @@ def features(plan: Plan, params: Any, x: Any, cotangents: Any = None) -> Feature
             return jnp.concatenate(backs, 1) if len(backs) > 1 else backs[0]
 
         return Features(
-            factors=tuple(_left(term, found) for term in plan.terms),
+            factors=tuple(_left(term, found, shapes) for term in plan.terms),
             cotangents=tuple(map(cotangent, plan.stacks)),
             gradients=tuple(gradient.reshape(gradient.shape[0], -1) for gradient in gradients),
         )
@@ -102,14 +102,16 @@ def features(plan: Plan, params: Any, x: Any, cotangents: Any = None) -> Feature
     return jax.vmap(one)(x)
 
 
-def _left(term: Term, found: dict[int, Any]) -> Any:
+def _left(term: Term, found: dict[int, Any], shapes: Sequence[Any]) -> Any:
     """The factor of a term that does not depend on the output, at all its positions."""
     parts = []
     for use in term.uses:
         part = use.left(found.get(use.operand))  # type: ignore[arg-type]
         values = part[1] if term.lookup else part
         values = jnp.asarray(values)
-        values = values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
+        # Ones, of biases and lookups, have no precision of their own: they would round the factors below.
+        double = jnp.float64 in (values.dtype, shapes[use.site].dtype)
+        values = values.astype(jnp.float64 if double else jnp.float32)
         for scale in use.scales:
             number, power = (scale, 1) if isinstance(scale, int) else (found[scale[0]], scale[1])
             number = jnp.asarray(number).reshape(()).astype(values.dtype)

@@ -74,6 +74,7 @@ class _Walk:
         self.program, self.direct = Program(), direct
         self.views: dict[int, View] = {}
         self.scalars: dict[int, int] = {}  # slot of an array that repeats one number -> slot of the number
+        self.fixed: set[int] = set()  # slots of what constants make
         self.uses: list[Use] = []
         self.sums: list[tuple[View, int, int, int]] = []  # of a parameter's view and data, see merge
         self.failed: dict[int, str] = {}
@@ -128,6 +129,8 @@ class _Walk:
             return self.scan(eqn, ins)
         shapes = [variable.aval for variable in eqn.outvars]
         outs = self.program.add(name, params, ins, shapes, operation(eqn))
+        if all(map(self.known, ins)):
+            self.fixed.update(outs)
         if touched:
             self.meet(name, params, ins, outs, touched)
         elif name in ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze"):
@@ -135,6 +138,10 @@ class _Walk:
             if number is not None:
                 self.scalars[outs[0]] = number
         return outs
+
+    def known(self, slot: int) -> bool:
+        """Whether an array depends neither on parameters nor on the sample."""
+        return slot in self.fixed or slot in self.program.constants
 
     def number(self, slot: int) -> int | None:
         """The slot of the one number that an array holds, if that is known."""
@@ -154,11 +161,10 @@ class _Walk:
         elif name in USES and not any(view.repeats for view in views):
             self.use(name, params, ins, outs[0], touched)
             return
-        elif name in ("add", "sub") and len(touched) == 1:
-            other = ins[1 - touched[0]]
+        elif name in ("add", "sub") and len(touched) == 1 and not self.known(ins[1 - touched[0]]):
             signs = (1, -1) if name == "sub" else (1, 1)
             view = views[0].times(signs[touched[0]])
-            self.sums.append((view, other, signs[1 - touched[0]], outs[0]))
+            self.sums.append((view, ins[1 - touched[0]], signs[1 - touched[0]], outs[0]))
             return
         else:
             view = self.scaled(name, ins, touched)
@@ -174,9 +180,11 @@ class _Walk:
             self.fail(ins[at], LOST.get(name, f"enters {name}"))
 
     def scaled(self, name: str, ins: list[int], touched: list[int]) -> View | None:
-        """A view times a number, whatever that depends on."""
+        """A view times a number, whatever that depends on; or an offset from something known, as in 1 + w."""
         if name == "neg":
             return self.views[ins[0]].times(-1)
+        if name in ("add", "sub") and len(touched) == 1:
+            return self.views[ins[touched[0]]].times(-1 if name == "sub" and touched == [1] else 1)
         if name not in ("mul", "div") or len(ins) != 2:
             return None
         at = max(touched, key=lambda at: self.views[ins[at]].cells.size)
@@ -233,7 +241,7 @@ class _Walk:
 
 LOST = {
     "mul": MULTIPLIED,
-    "scan": "enters a loop that is long, or as its state",
+    "scan": f"enters a loop of more than {LONGEST} steps, or as its state (ours: models.unstack_blocks)",
     "while": "enters a loop of unknown length",
     "cond": "enters a branch",
     "custom_jvp_call": "enters a function with its own derivative",
