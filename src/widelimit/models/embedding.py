@@ -9,7 +9,7 @@ from math import sqrt
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from widelimit.models.layers import Parametrized, scaled, wide_einsum
+from widelimit.models.layers import Parametrized, product, scaled
 from widelimit.models.shapes import Axis, finite, leaf_of, positive
 from widelimit.scaling import Leaf, Parametrization
 
@@ -144,10 +144,10 @@ class Embedding(Parametrized):
         if not self.shape.tied:
             raise ValueError(f"{self.where} is no readout; declare it with EmbeddingShape(tied=True).")
         if self.compute_dtype is None:
-            logits = scaled(self.multiplier, jnp.matmul(x, self.table.T))
+            logits = scaled(self.multiplier, product(x, self.table.T))
         else:
             narrow = scaled(self.multiplier, self.table).astype(self.compute_dtype)
-            logits = wide_einsum("...i,vi->...v", self.table.dtype.name, x, narrow)
+            logits = product(x, narrow.T, self.table.dtype.name)
         return self._tap("logits", logits)
 
     def _scaled(self, rows: Float[Array, "*batch outputs"]) -> Float[Array, "*batch outputs"]:

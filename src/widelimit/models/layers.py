@@ -47,6 +47,17 @@ def wide(dtype: Any) -> jnp.dtype:
     return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
 
 
+def product(x: jax.Array, kernel: jax.Array, dtype: str | None = None) -> jax.Array:
+    """Returns ``x kernel`` over the last axis, in a wider dtype than theirs if one is given.
+
+    The axes in front are merged to one. With more, XLA's CPU backend transposes the cotangent, entry by entry
+    and together with all that computes it, before it multiplies with it for the kernel's gradient.
+    """
+    rows = x if x.ndim <= 2 else x.reshape(-1, x.shape[-1])
+    y = jnp.matmul(rows, kernel) if dtype is None else wide_einsum("...i,ij->...j", dtype, rows, kernel)
+    return y if x.ndim <= 2 else y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 def normal(key: jax.Array, std: Any, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     """Returns Gaussian raw weights; those known to start at zero cost no draw."""
     if isinstance(std, numbers.Real) and std == 0:
@@ -182,9 +193,8 @@ class Dense(_Layer):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Applies the layer."""
-        widens = self.compute_dtype is not None and self.output_dtype is not None
-        product = partial(wide_einsum, "...i,ij->...j", self.output_dtype) if widens else jnp.matmul
-        return self._forward(x, product, self.compute_dtype)
+        wider = None if self.compute_dtype is None else self.output_dtype
+        return self._forward(x, partial(product, dtype=wider), self.compute_dtype)
 
 
 class Conv(_Layer):
