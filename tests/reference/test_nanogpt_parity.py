@@ -21,8 +21,8 @@ from widelimit.scaling import mup, standard, with_depth
 from widelimit.training import cross_entropy
 
 REFERENCE = json.loads(Path(__file__).with_name("nanogpt_losses.json").read_text())
-# In float64 both sides agree to rounding. A rate, multiplier or epsilon of one array that is off by 1% shows as
-# 1.6e-7 or more, except for the key's bias, which no softmax sees.
+# In float64 both sides agree to rounding. A rate, multiplier or epsilon of one array that is off by 1% shows
+# as 1.6e-7 or more, except for the bias of the key, which no softmax sees.
 TOLERANCE = 1e-10
 
 
