@@ -10,8 +10,9 @@ from jax.sharding import PartitionSpec as P
 
 from tests.training.scale.support import DECODER, decoder_trainer, mlp_config, mlp_trainer
 from widelimit.models import DecoderConfig, leaves, rules
+from widelimit.optim import muon
 from widelimit.scaling import Leaf
-from widelimit.training.scale import check_batch, check_heads, make_mesh, shardings
+from widelimit.training.scale import Trainer, check_batch, check_heads, make_mesh, shardings
 from widelimit.training.scale.mesh import LARGE
 
 IN, OUT, WHOLE = P("model", None), P(None, "model"), P()
@@ -83,6 +84,17 @@ def test_moments_lie_where_their_parameters_do():
     split = [where.spec for leaf, where in zip(shapes, placed, strict=True) if leaf.shape == (8, 8)]
     assert sorted(map(str, split)) == sorted([str(OUT), str(IN)] * 2)
     assert all(where.spec == WHOLE for leaf, where in zip(shapes, placed, strict=True) if leaf.ndim == 0)
+
+
+def test_momenta_of_muon_lie_where_their_parameters_do():
+    """Also where an optimizer keeps the state of hidden matrices and of the rest in trees with holes."""
+    numbers = rules(DecoderConfig(**DECODER), "muon")
+    trainer = Trainer(lambda params, batch: 0.0, muon(0.1, numbers), numbers, make_mesh(2, 4))
+    shapes, placed = jax.tree.leaves(trainer.shapes.optimizer), jax.tree.leaves(trainer.shardings.optimizer)
+    found = [where.spec for leaf, where in zip(shapes, placed, strict=True) if leaf.shape == (32, 96)]
+    assert found and set(found) == {OUT}
+    assert {w.spec for leaf, w in zip(shapes, placed, strict=True) if leaf.shape == (96, 32)} == {IN}
+    assert {w.spec for leaf, w in zip(shapes, placed, strict=True) if leaf.shape == (32, 40)} == {OUT}
 
 
 def test_initial_weights_do_not_depend_on_the_mesh():

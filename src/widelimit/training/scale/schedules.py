@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+import jax
+import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from widelimit.training.data.streams import as_count
 
@@ -48,12 +51,13 @@ def warmup_then(shape: Shape, rate: float, steps: int, warmup: int = 0, final: f
             f"{final} for a {shape} schedule."
         )
     left = max(steps - warmup - 1, 1)
-    after = {
-        "constant": optax.constant_schedule(rate),
-        "linear": optax.linear_schedule(rate, final * rate, left),
-        "cosine": optax.cosine_decay_schedule(rate, left, final),
-    }[shape]
-    if warmup == 0:
-        return after
-    start = optax.linear_schedule(rate / warmup, rate, max(warmup - 1, 1))
-    return optax.join_schedules([start, after], [warmup])
+
+    def at(count: ArrayLike) -> jax.Array:
+        """Written out: optax's cosine mixes whole numbers and floats, which strict promotion refuses."""
+        t = jnp.asarray(count, float)
+        done = jnp.clip((t - warmup) / left, 0.0, 1.0)
+        fall = {"constant": 0 * done, "linear": done, "cosine": 0.5 * (1 - jnp.cos(math.pi * done))}[shape]
+        rise = jnp.minimum((t + 1) / warmup, 1.0) if warmup else 1.0
+        return rate * rise * (1.0 - (1.0 - final) * fall)
+
+    return at
