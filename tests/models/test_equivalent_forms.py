@@ -185,7 +185,7 @@ DEPTH = {"sgd": "momentum", "adam": "adam, eps 0", "muon": "muon"}
 
 @pytest.mark.parametrize("family", DEPTH)
 def test_rules_of_depth_have_equivalent_forms_too(family):
-    """A residual network of three times the base depth: muP's tables, mean field and all of them folded.
+    """A residual network of 2/3 the base depth: muP's tables, mean field and all of them folded.
 
     A branch's multiplier is part of a weight's, so it moves into the weight as every other does. Another
     alpha is another network.
@@ -193,8 +193,9 @@ def test_rules_of_depth_have_equivalent_forms_too(family):
     _, decay, make = OPTIMIZERS[DEPTH[family]]
 
     def deep(form, alpha):
-        shape = {"inputs": 5, "outputs": 3, "width": WIDTH, "base_width": BASE, "depth": 3, "branch_depth": 2}
-        return ResidualMLPConfig(**shape, bias_std=0.2, parametrization=with_depth(form, alpha))
+        width = {"inputs": 5, "outputs": 3, "width": WIDTH, "base_width": BASE, "bias_std": 0.2}
+        blocks = {"depth": 2, "base_depth": 3, "branch_depth": 2}
+        return ResidualMLPConfig(**width, **blocks, parametrization=with_depth(form, alpha))
 
     with jax.enable_x64(True):
         template = deep(mup(), 1)

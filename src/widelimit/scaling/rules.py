@@ -83,8 +83,8 @@ def make_rules(
     * ``"undone"``: ``D = lr wd`` for every parameter, as microsoft/mup does it; what depth does to the rate
       stays, as in CompleteP's table;
     * ``"independent"``: ``D = wd``, the learning rate is not involved;
-    * ``"sqrt_width"``: ``D = lr r wd m^(1/2 - k a)``, k = 2, 1, 0 for SGD, Adam, Adafactor, for weights
-      whose fan-in grows (sqrt(m) in Table 3, and the same decay in every equivalent form); 0 for vectors.
+    * ``"sqrt_width"``: ``D = lr r wd m^(1/2 - k a)``, k = 2, 1, 0 for SGD, Adam and Muon, Adafactor, for
+      weights whose fan-in grows (sqrt(m) in Table 3, the same decay in every equivalent form); 0 for vectors.
 
     Args:
         leaves: a pytree of ``Leaf``, shaped like the parameters (declared by our models, or from ``probe``).
