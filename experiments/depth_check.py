@@ -144,6 +144,7 @@ PRESETS = {
         at_width=32,
         widths=(),
         branch_depths=(2,),
+        parametrizations=("mup", "depth_mup", "completep"),
         optimizers=("adam",),
         seeds=16,
         networks=2,

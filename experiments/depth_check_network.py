@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.depth_check_theory import CASES, FIELDS, inside, shares
-from widelimit.compare import contributions, coordinate_sizes
+from widelimit.compare import contributions
 from widelimit.models import Decoder, DecoderConfig, ResidualMLP, ResidualMLPConfig, leaves, rules
 from widelimit.optim import adam, muon, sgd
 from widelimit.scaling import Rules
@@ -123,12 +123,20 @@ def program(shape: Shape, optimizer: str) -> Callable[..., dict[str, jax.Array]]
             logits = observe(params, own.multiplier, batch[0])[0]
             return cross_entropy(logits.reshape(-1, logits.shape[-1]), batch[1].reshape(-1))
 
-        transform = OPTIMIZERS[optimizer](rate, own)
-        found = coordinate_sizes(params, activations, loss, transform, batches)
-        updates, _ = transform.update(jax.grad(loss)(params, first), transform.init(params), params)
+        transform, start = OPTIMIZERS[optimizer](rate, own), activations(params)
+
+        # As compare.coordinate_sizes does it, but keeping the first update: a gradient less to compile.
+        def step(carry: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+            weights, state = carry
+            updates, state = transform.update(jax.grad(loss)(weights, batch), state, weights)
+            weights = jax.tree.map(jnp.add, weights, updates)
+            now = activations(weights)
+            return (weights, state), ({name: rms(now[name] - start[name]) for name in start}, updates)
+
+        _, (change, updates) = jax.lax.scan(step, (params, transform.init(params)), batches)
         trials = jax.tree.map(lambda mask: sizes.reshape(-1, *(1,) * (mask.ndim - 1)) * mask, masks)
-        parts = contributions(params, updates, activations, trials)
-        kinds = {"initial": found.initial, "change": found.change, "first": parts}
+        parts = contributions(params, jax.tree.map(lambda update: update[0], updates), activations, trials)
+        kinds = {"initial": {name: rms(start[name]) for name in start}, "change": change, "first": parts}
         return {kind: jnp.stack([by_field[name] for name in FIELDS]) for kind, by_field in kinds.items()}
 
     def run(keys: jax.Array, batches: Any, rate: jax.Array, numbers: Any, sizes: jax.Array) -> Any:
@@ -139,3 +147,8 @@ def program(shape: Shape, optimizer: str) -> Callable[..., dict[str, jax.Array]]
         return jax.lax.map(network, keys)
 
     return jax.jit(run, compiler_options=COMPILER)
+
+
+def rms(array: jax.Array) -> jax.Array:
+    """Returns the root mean square of all entries."""
+    return jnp.sqrt(jnp.mean(jnp.square(array)))

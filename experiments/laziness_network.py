@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.depth_check_network import COMPILER, OPTIMIZERS, observer, rules_of, unit_normals
+from experiments.depth_check_network import COMPILER, OPTIMIZERS, observer, rms, rules_of, unit_normals
 from experiments.depth_check_theory import inside
 from widelimit.models import ResidualMLPConfig, leaves
 from widelimit.scaling import Leaf
@@ -102,9 +102,4 @@ def split(function: Callable[[Any], jax.Array], params: Any, step: Any) -> tuple
     """
     before, linear = jax.jvp(function, (params,), (step,))
     after = function(jax.tree.map(jnp.add, params, step))
-    return _rms(linear), _rms(after - before - linear)
-
-
-def _rms(array: jax.Array) -> jax.Array:
-    """Returns the root mean square of all entries."""
-    return jnp.sqrt(jnp.mean(jnp.square(array)))
+    return rms(linear), rms(after - before - linear)

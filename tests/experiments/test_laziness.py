@@ -28,6 +28,7 @@ def smoke(tmp_path_factory):
     return run(SMOKE, directory), directory
 
 
+@pytest.mark.slow
 def test_contract(smoke):
     """Every claim holds; depth-muP's blocks become lazy and CompleteP's do not, by ten standard errors."""
     summary, directory = smoke
@@ -41,6 +42,7 @@ def test_contract(smoke):
     assert len(rows) == len(SMOKE.depths) * len(CASES) * SMOKE.seeds
 
 
+@pytest.mark.slow
 def test_all_rules_are_one_at_the_base_depth(smoke):
     """There is nothing to scale at m_L = 1: the same networks make the same step."""
     rows, _ = stored(smoke[1])
@@ -49,6 +51,7 @@ def test_all_rules_are_one_at_the_base_depth(smoke):
     assert len(kept) == len(CASES) and all(row == kept[0] for row in kept)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_alike(smoke, tmp_path):
     """Cut within a cell and within a line, it goes on to the same rows and the same summary."""
     _, directory = smoke
@@ -60,6 +63,7 @@ def test_a_killed_run_ends_alike(smoke, tmp_path):
     assert sorted(ours, key=json.dumps) == sorted(theirs, key=json.dumps) and summary == expected
 
 
+@pytest.mark.slow
 def test_without_the_rate_factor_nothing_is_seen(smoke, tmp_path, monkeypatch):
     """The trap: depth-muP at plain muP's rate looks as non-linear as CompleteP, and its claims fail."""
     correct = depth_check_network.stacked
