@@ -17,6 +17,7 @@ from widelimit.models.transformer.positions import POSITIONS, Positions, Signal,
 from widelimit.scaling import Parametrization
 
 Shapes = dict[str, Any]
+COMPUTE = ("bfloat16", "float16", "float32")
 
 
 class Heads(NamedTuple):
@@ -79,7 +80,7 @@ class TransformerConfig:
 
     Raises:
         ValueError: if a size is not positive, the width does not divide into the heads, or a flag is unknown.
-        TypeError: if the activation is neither a name nor a function, or a dtype is not a floating one.
+        TypeError: if the activation is neither a name nor a function.
 
     Reference:
         Yang et al., arXiv 2203.03466 (attention, 1/d); Dey et al., arXiv 2505.01618 (depth).
@@ -134,8 +135,11 @@ class TransformerConfig:
                 raise ValueError(f"{name} must be a number, 0 or more; got {value!r}.")
         if round(self.mlp_ratio * min(self.width, self.base_width)) < 1:
             raise ValueError(f"mlp_ratio must leave the MLP a hidden layer; got {self.mlp_ratio!r}.")
-        if self.compute_dtype is not None and not jnp.issubdtype(jnp.dtype(self.compute_dtype), jnp.floating):
-            raise TypeError(f"compute_dtype must be a floating dtype; got {self.compute_dtype!r}.")
+        if self.compute_dtype not in (None, *COMPUTE):
+            raise ValueError(
+                f"compute_dtype must be one of {', '.join(COMPUTE)}, or None for that of the parameters; "
+                f"got {self.compute_dtype!r}."
+            )
         if self.attention_kernel == "cudnn" and self.compute_dtype not in ("bfloat16", "float16"):
             raise ValueError(
                 "attention_kernel='cudnn' computes in 16 bits; set compute_dtype='bfloat16', or leave 'xla'. "

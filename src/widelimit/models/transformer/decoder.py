@@ -105,6 +105,8 @@ class Decoder(nn.Module):
     def __call__(self, tokens: Num[Array, "*batch T"]) -> Float[Array, "*batch T vocabulary"]:
         """Returns the logits of the token after each."""
         config, shapes = self.config, self.config.layers()
+        if tokens.ndim < 1:
+            raise ValueError("a decoder reads sequences, tokens of shape (..., length); got a single token.")
         tables = {
             name: Embedding(
                 shapes[name], config.parametrization, config.dtype, config.compute_dtype, name=name
