@@ -1,6 +1,6 @@
 """Does the best learning rate stay put as a network grows deeper, and wider?
 
-    python -m experiments.depth_transfer                    # residual MLP on digits, two cores, minutes
+    python -m experiments.depth_transfer                    # residual MLP on digits, two cores, some minutes
     python -m experiments.depth_transfer --preset full      # decoder on text, a GPU
     python -m experiments.depth_transfer --preset full --source my_texts --suffixes .md .txt
 
