@@ -135,6 +135,18 @@ def test_grouped_heads_are_repeated_heads():
     assert np.abs(grouped[:, :, 0] - attend(query, key[:, :, ::-1], value, 0.4, bias)[:, :, 0]).max() > 0.01
 
 
+@pytest.mark.parametrize(("length", "kind"), [(70, "alibi"), (131, "none")])
+def test_causal_attention_in_parts(length, kind):
+    """Sequences long enough to be cut: leaving out keys that are later than a part changes nothing."""
+    query, key, value = (jnp.asarray(RANDOM.normal(size=(1, length, n, 2)), jnp.float32) for n in (4, 2, 2))
+    bias = signal(kind, length=length, heads=4, head_size=2, causal=True, dtype="float32").bias
+
+    def mixed(causal):
+        return compiled(lambda *arrays: attend(*arrays, 0.4, bias, causal=causal))(query, key, value)
+
+    np.testing.assert_allclose(mixed(True), mixed(False), rtol=1e-5, atol=1e-6)
+
+
 def test_fused_attention_is_given_the_same_problem():
     """Masks, slopes, groups and the scale as they are handed to a fused kernel, here to XLA's own."""
     query, key, value = (
