@@ -29,7 +29,18 @@ from widelimit.models import (
     initialise,
     rules,
 )
-from widelimit.scaling import PerRole, Rules, dmft, fold, mean_field, mup, ntk, standard, with_depth
+from widelimit.scaling import (
+    PerRole,
+    Rules,
+    completep,
+    dmft,
+    fold,
+    mean_field,
+    mup,
+    ntk,
+    standard,
+    with_depth,
+)
 
 NUMBERS = ("init_std", "multiplier", "learning_rate", "epsilon", "weight_decay", "gradient_norm")
 STEPS, TOLERANCE = 20, 1e-10
@@ -232,6 +243,26 @@ def test_adafactor_trains_equivalent_forms_identically(forms):
         assert reference[0][-1] < 0.95 * reference[0][0]
         for form, result in results.items():
             assert_same(reference, result, form)
+
+
+@pytest.mark.slow
+def test_adafactor_s_forms_are_equivalent_in_depth_too():
+    """Its smallest scale, from which zero biases train, follows the raw weight of a branch's last layer."""
+    results = {}
+    with jax.enable_x64(True):
+        for table in (3, 9):
+            width = {"inputs": 5, "outputs": 3, "width": WIDTH, "base_width": BASE}
+            config = ResidualMLPConfig(**width, depth=2, base_depth=3, parametrization=completep(table=table))
+            make = functools.partial(optim.adafactor, 0.05, min_dim_size_to_factor=8)
+            for label in ("", ", folded"):
+                rule, raw = rules(config, "adafactor"), initial(config)
+                if label:
+                    raw, rule = jax.tree.map(jnp.multiply, rule.multiplier, raw), fold(rule)
+                program = trajectory(ResidualMLP(config), rule, make, *problem())
+                results[f"{table}{label}"] = program(raw, numbers_of(rule))
+        assert results["3"][0][-1] < 0.95 * results["3"][0][0]
+        for label, result in results.items():
+            assert_same(results["3"], result, label)
 
 
 def test_coupled_decay_depends_on_the_form():

@@ -177,3 +177,10 @@ def test_without_a_rule_of_depth_the_stream_explodes(name):
         assert abs(slope - float(getattr(predicted, size))) < 0.15, f"{size}: {slope:+.3f} +- {error:.3f}"
     slope, error = fit(DEPTHS, logs["stream_change"])
     assert slope - 2 * error > 0.85
+    # Early blocks have larger gradients, by (L/l)^p; the sum of their squares is L^(2p) as 2p > 1.
+    z, weights = np.polynomial.hermite_e.hermegauss(80)
+    p = np.sum(weights / np.cosh(z) ** 4) / (2 * np.sum(weights * np.tanh(z) ** 2))
+    slope, error = fit(DEPTHS, logs["norm"])
+    assert p > 0.5
+    assert error < 0.05
+    assert abs(slope - p) < 0.15

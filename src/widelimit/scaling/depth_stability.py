@@ -64,8 +64,9 @@ def depth_slopes(
 
     For alpha >= 1/2 this holds for any activation. Below, the stream grows; the exponents are then those of
     branches that begin with a norm (without one it grows exponentially, or for a bounded activation the
-    gradient does), and the changes those of a small step. SGD's are lower bounds there: early blocks have
-    gradients larger by a power of L, about 1/2, that depends on the activation.
+    gradient does), and the changes those of a small step. Without a rule of depth SGD's are lower bounds:
+    block l has gradients larger by ``(L/l)^p``, ``p = E[phi'^2] / (2 E[phi^2])`` for branches of two layers,
+    about 1/2.
 
     Args:
         parametrization: gives alpha, and c through its rate.
@@ -86,7 +87,7 @@ def depth_slopes(
         ('1', '0')
 
     Reference:
-        Dey et al., arXiv 2505.01618, Section 3; Yang et al., arXiv 2310.02244, Section 4.
+        Dey et al., arXiv 2505.01618, Desiderata 1-3; Yang et al., arXiv 2310.02244.
     """
     if branch_depth not in (1, 2):
         raise ValueError(f"branch_depth must be 1 or 2; got {branch_depth!r}.")
@@ -128,7 +129,7 @@ def derive_depth(alpha: Fraction | int | str, optimizer: str) -> DepthExponents:
         ('1/2', '-1')
 
     Reference:
-        Dey et al., arXiv 2505.01618, Desideratum 2 and Eqs. 38-40.
+        Dey et al., arXiv 2505.01618, Desideratum 2.
     """
     if optimizer not in FAMILIES:
         raise ValueError(f"optimizer must be one of {', '.join(FAMILIES)}; got {optimizer!r}.")
