@@ -17,8 +17,13 @@ def _identity(x: jax.Array) -> jax.Array:
 
 
 def _gelu(x: jax.Array) -> jax.Array:
-    """The exact form, x times the Gaussian distribution function, which kernels of infinite networks know."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact form, x times the Gaussian distribution function, which kernels of infinite networks know.
+
+    By erf, which costs half of the complementary function on a CPU; in float32 at least, where 1 + erf loses
+    nothing that an activation needs.
+    """
+    h = x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
+    return (0.5 * h * (1.0 + jax.lax.erf(h * 0.5**0.5))).astype(x.dtype)
 
 
 #: Names that ``activation`` knows; all keep the dtype of their argument.
