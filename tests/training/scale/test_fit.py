@@ -68,14 +68,14 @@ def undisturbed():
     return run()
 
 
-@pytest.mark.parametrize("stops", [(0,), (3,), (4, 8)])
+@pytest.mark.parametrize("stops", [(0, 3), (4, 8)])
 def test_killed_at_any_step_it_ends_with_the_same_bits(stops, tmp_path, undisturbed):
     """Before the first step, between two stretches, and inside of two."""
     for stop in stops:
         with pytest.raises(Stop):
             run(tmp_path, stop)
     resumed = run(tmp_path)
-    assert resumed.resumed_at == max(stops) // 3 * 3
+    assert resumed.resumed_at == stops[-1] // 3 * 3
     assert_same_bits(resumed, undisturbed)
 
 

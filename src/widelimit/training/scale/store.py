@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from widelimit.scaling.rules import NUMBERS
 from widelimit.training.checkpoint import Checkpoint, fingerprint
@@ -82,7 +81,7 @@ def load(
             f"{int(state.step)} steps; delete it to go on from the one before."
         )
     # Orbax's arrays may share memory with what it read, and the first step consumes them: copy.
-    return step, jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=trainer.shardings)(state)
+    return step, jax.device_put(state, trainer.shardings, may_alias=False)
 
 
 def _compare(checkpoint: Checkpoint, written: str, wanted: Mapping[str, Any]) -> None:

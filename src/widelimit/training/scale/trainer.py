@@ -119,13 +119,10 @@ class Trainer:
         """The state's shapes and dtypes; computes nothing."""
         return jax.eval_shape(self._initialise, jax.random.key(0))
 
-    def initialise(self, key: jax.Array) -> TrainState:
-        """Draws the initial weights, each part on the device where it stays: the same bits on every mesh.
-
-        Args:
-            key: of JAX's random numbers.
-        """
-        return jax.jit(self._initialise, out_shardings=self.shardings)(key)
+    @functools.cached_property
+    def initialise(self) -> Callable[[jax.Array], TrainState]:
+        """The compiled ``key -> state``; each device draws its part, of the same bits on every mesh."""
+        return jax.jit(self._initialise, out_shardings=self.shardings)
 
     def place(self, batch: PyTree) -> PyTree:
         """Puts a batch from the host on the mesh, rows over ``"data"``.
