@@ -15,7 +15,6 @@ Reference: Dey et al., arXiv 2505.01618; Yang et al., arXiv 2310.02244; Bordelon
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -33,9 +32,9 @@ from experiments.depth_transfer_networks import (
     parameter_count,
     same_network,
 )
-from experiments.transfer_search import REACH, optimum, search, window
-from widelimit.compare import Summary
-from widelimit.training import Checkpoint, Mode, Progress, Results, choose_mode, main, open_results
+from experiments.transfer_search import REACH, optimum, plan, search, window
+from widelimit.compare import Optimum, Summary
+from widelimit.training import Checkpoint, Mode, Progress, Results, main, open_results
 
 _TEXT = (
     "source",
@@ -187,13 +186,15 @@ PRESETS = {
 def run(config: Config, directory: Path) -> Summary:
     """Runs the sweep, or what is missing of it, and judges it."""
     task = TASKS[config.model](config)
-    networks = {shape: task.network(shape, "standard") for shape in config.shapes()}
-    sizes = {shape: parameter_count(network) for shape, network in networks.items()}
+    sizes = {shape: parameter_count(task.network(shape, "standard")) for shape in config.shapes()}
     # The number of devices decides the rounding, so a resumed run must have as many.
     fixed = {"data": task.fingerprint(), "devices": jax.device_count()}
-    with open_results(
-        directory, "depth_transfer", config, lambda: _plan(config, task, sizes), fixed
-    ) as results:
+
+    def modes() -> dict[str, Any]:
+        named = {_name(shape): size for shape, size in sizes.items()}
+        return plan(named, batch=task.batch, cells=config.rates * config.seeds)
+
+    with open_results(directory, "depth_transfer", config, modes, fixed) as results:
         twins = {
             (shape, name): _twin(config, task, shape, name)
             for shape in config.shapes()
@@ -219,22 +220,6 @@ def run(config: Config, directory: Path) -> Summary:
     return summary
 
 
-def _plan(config: Config, task: Task, sizes: dict[Shape, int]) -> dict[str, Any]:
-    """Returns what is decided once, before the first cell, and stored: how cells run."""
-    modes = {
-        _name(shape): choose_mode(
-            parameters=parameters,
-            batch=task.batch,
-            cells=config.rates * config.seeds,
-            platform=jax.default_backend(),
-            devices=jax.device_count(),
-            cores=os.cpu_count() or 1,
-        )
-        for shape, parameters in sizes.items()
-    }
-    return {"modes": {name: dataclasses.asdict(mode) for name, mode in modes.items()}}
-
-
 def _name(shape: Shape) -> str:
     """A key for JSON."""
     return f"{shape.width}x{shape.depth}"
@@ -244,10 +229,8 @@ def _twin(config: Config, task: Task, shape: Shape, name: str) -> str | None:
     """Returns an earlier parametrization whose network and window of rates at this shape are the same."""
     earlier = config.parametrizations[: config.parametrizations.index(name)]
     line = [other for other in config.shapes()[: config.shapes().index(shape) + 1] if _before(other, shape)]
-    for other in earlier:
-        if all(same_network(task, passed, other, name) for passed in line):
-            return other
-    return None
+    same = (other for other in earlier if all(same_network(task, passed, other, name) for passed in line))
+    return next(same, None)
 
 
 def _before(other: Shape, shape: Shape) -> bool:
@@ -255,7 +238,9 @@ def _before(other: Shape, shape: Shape) -> bool:
     return other.width <= shape.width and other.depth <= shape.depth
 
 
-def _search(config: Config, results: Results, task: Task, shape: Shape, name: str, twin: str | None) -> Any:
+def _search(
+    config: Config, results: Results, task: Task, shape: Shape, name: str, twin: str | None
+) -> Optimum:
     """Trains the grid around where the optimum is expected, widening it at need."""
     mode = Mode(**results.plan["modes"][_name(shape)])
     seeds = range(config.seed, config.seed + config.seeds)

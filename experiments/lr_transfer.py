@@ -15,7 +15,6 @@ Reference: Yang et al., arXiv 2203.03466, Figure 1.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -26,10 +25,10 @@ import jax
 
 from experiments import transfer_report
 from experiments.mlp_sweep import Network, load, parameter_count, sweep_cells
-from experiments.transfer_search import REACH, optimum, search, window
+from experiments.transfer_search import REACH, optimum, plan, search, window
 from widelimit.compare import Optimum, Summary
 from widelimit.scaling import Parametrization, mean_field, mup, ntk, standard
-from widelimit.training import Checkpoint, Mode, Progress, Results, choose_mode, main, open_results
+from widelimit.training import Checkpoint, Mode, Progress, Results, main, open_results
 from widelimit.training.data import batch_table
 
 PARAMETRIZATIONS: Mapping[str, Parametrization] = {
@@ -160,19 +159,9 @@ def run(config: Config, directory: Path) -> Summary:
 
 def _plan(config: Config, data: Any) -> dict[str, Any]:
     """Returns what is decided once, before the first cell, and stored: how cells run."""
-    modes = {}
-    for width in config.widths:
-        parameters = parameter_count(_network(config, data, width, "standard", "sgd"))
-        mode = choose_mode(
-            parameters=parameters,
-            batch=config.batch_size,
-            cells=config.rates * config.seeds,
-            platform=jax.default_backend(),
-            devices=jax.device_count(),
-            cores=os.cpu_count() or 1,
-        )
-        modes[str(width)] = dataclasses.asdict(mode)
-    return {"modes": modes}
+    networks = {str(width): _network(config, data, width, "standard", "sgd") for width in config.widths}
+    sizes = {width: parameter_count(network) for width, network in networks.items()}
+    return plan(sizes, batch=config.batch_size, cells=config.rates * config.seeds)
 
 
 def _network(config: Config, data: Any, width: int, parametrization: str, optimizer: str) -> Network:

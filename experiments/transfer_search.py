@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from widelimit.compare import Optimum, find_optimum, widen
-from widelimit.training import Checkpoint, Mode, Problem, Results, pivot, sweep
+from widelimit.training import Checkpoint, Mode, Problem, Results, choose_mode, pivot, sweep
 
 REACH = 60  # of log2 learning rates, for which float32 has room
 WIDENINGS = 4  # a minimum at the edge of the grid widens it this often before it is reported as it is
 
 Case = Mapping[str, Any]
 Train = Callable[[list[float], Checkpoint], list[dict[str, Any]]]
+
+
+def plan(sizes: Mapping[str, int], *, batch: int, cells: int) -> dict[str, Any]:
+    """Returns what is decided once, before the first cell, and stored: how cells run.
+
+    Args:
+        sizes: number of parameters of every network, by the name that its mode gets.
+        batch: samples or tokens of a step.
+        cells: of a grid.
+    """
+    modes = {
+        name: choose_mode(
+            parameters=parameters,
+            batch=batch,
+            cells=cells,
+            platform=jax.default_backend(),
+            devices=jax.device_count(),
+            cores=os.cpu_count() or 1,
+        )
+        for name, parameters in sizes.items()
+    }
+    return {"modes": {name: dataclasses.asdict(mode) for name, mode in modes.items()}}
 
 
 def optimum(results: Results, case: Case, loss: str = "train_loss", axis: str = "log2_lr") -> Optimum:

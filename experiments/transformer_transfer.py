@@ -16,7 +16,6 @@ Reference: Yang et al., arXiv 2203.03466, Figure 1; Lingle, arXiv 2404.05728 (wh
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -26,13 +25,13 @@ from typing import Any, Literal
 import jax
 
 from experiments.decoder_sweep import held_out, load, parameter_count, step_windows
-from experiments.transfer_search import REACH
+from experiments.transfer_search import REACH, plan
 from experiments.transformer_transfer_cases import ABLATIONS, decoder
 from experiments.transformer_transfer_grids import Grid, curve, grids, train
 from experiments.transformer_transfer_report import summarise
 from widelimit.compare import Summary
 from widelimit.models import DecoderConfig
-from widelimit.training import Progress, choose_mode, main, open_results
+from widelimit.training import Progress, main, open_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,19 +204,8 @@ def run(config: Config, directory: Path) -> Summary:
 
 def _plan(config: Config, networks: Mapping[Grid, DecoderConfig]) -> dict[str, Any]:
     """Returns what is decided once, before the first cell, and stored: how cells run."""
-    sizes = {grid.width: parameter_count(network) for grid, network in networks.items()}
-    modes = {
-        str(width): choose_mode(
-            parameters=parameters,
-            batch=config.batch_size * config.context,
-            cells=config.rates * config.seeds,
-            platform=jax.default_backend(),
-            devices=jax.device_count(),
-            cores=os.cpu_count() or 1,
-        )
-        for width, parameters in sizes.items()
-    }
-    return {"modes": {width: dataclasses.asdict(mode) for width, mode in modes.items()}}
+    sizes = {str(grid.width): parameter_count(network) for grid, network in networks.items()}
+    return plan(sizes, batch=config.batch_size * config.context, cells=config.rates * config.seeds)
 
 
 if __name__ == "__main__":
