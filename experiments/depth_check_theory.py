@@ -105,9 +105,11 @@ def contributions(
         ("input", "logits"): 0.0 if still else None,
     }
     for name in names:
+        # The middle block is the lowest of the upper half. Its MLP also sees what its attention adds.
+        branch = own - alpha - stream if name.startswith("attention/") else own
         found |= {
             (f"upper {name}", "stream"): 1 + own,
-            (f"upper {name}", "branch"): own,  # the middle block is the lowest of the upper half
+            (f"upper {name}", "branch"): branch,
             (f"upper {name}", "logits"): 1 + own - stream,
         }
     found |= {

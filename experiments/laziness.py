@@ -62,7 +62,7 @@ class Config:
     preset: Literal["smoke", "default", "full"] = "default"
     seed: int = 0
     depths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
-    width: int = 128
+    width: int = 64
     base_width: int = 32
     base_depth: int = 16
     branch_depths: tuple[int, ...] = (1, 2)
@@ -145,7 +145,6 @@ PRESETS = {
     "smoke": Config(
         preset="smoke",
         depths=(8, 32, 128),
-        width=64,
         base_depth=8,
         branch_scale=0.35,
         branch_depths=(2,),

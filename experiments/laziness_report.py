@@ -169,7 +169,7 @@ def drawn(ratios: Ratios, optimizer: str) -> Figure:
     cases = theory.cases(ratios.config.parametrizations, optimizer)
     sizes: dict[str, list[np.ndarray]] = {}
     slopes: dict[str, list[float]] = {}
-    for group in ratios.groups:
+    for group in sorted(ratios.groups, key=lambda group: -group[2]):  # a row per activation, then the rest
         activation, own, branch_depth, _ = group
         for part in PARTS if own == optimizer else ():
             if branch_depth == 1 and part != "below":
@@ -185,5 +185,6 @@ def drawn(ratios: Ratios, optimizer: str) -> Figure:
         predicted=slopes,
         quantity="|nonlinear| / |linear| change",
         legend="parametrization",
+        columns=len(PARTS),
         axis="depth (blocks)",
     )[0]
