@@ -8,11 +8,12 @@ step, 1.2 times in a sweep of 8 runs at width 64, and a compile time that does n
 are scanned.
 
 Both sides train the same decoder in float32 (4 blocks, 4 heads, layer norms with gains, biases, learned
-positions, exact GELU, tied table, AdamW in muP groups) on the same 16 windows of 128 bytes a step. Each side is
-a process of its own; they take turns in random order, and the median of the ratios of neighbours is reported.
-Our steps run many to a program, as a sweep runs them, or one to a call, as ``training.scale`` does; PyTorch's
-are eager, with the threads and the optimizer (loop or fused) that prove fastest here. The sweep is compared
-with PyTorch's 8 runs one after another, and in one single-threaded process per core, side by side.
+positions, exact GELU, tied table, AdamW in muP groups) on the same 16 windows of 128 bytes a step. Each side
+is a process of its own; they take turns in random order, and the median of the ratios of neighbours counts.
+Our steps run many to a program, as a sweep runs them, or one to a call, as ``training.scale`` does; the
+latter also with both processes told to keep the memory that they free (see docs/decoder_speed.md). PyTorch's
+steps are eager, with the threads and the optimizer (loop or fused) that prove fastest here. The sweep is
+compared with PyTorch's 8 runs one after another, and in one single-threaded process per core, side by side.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ SIZES = {"batch": 16, "context": 128, "vocabulary": 256, "depth": 4, "heads": 4}
 CORES = os.cpu_count() or 1
 AIM_STEP, AIM_SWEEP = 0.8, 1.2
 RUNS, RUN_STEPS = 8, 10
+# Tells glibc to hand no freed memory back to the system, where a program's next call would fetch it anew.
+KEEP = ("env", "MALLOC_MMAP_MAX_=0", "MALLOC_TRIM_THRESHOLD_=17179869184")
 Side = Callable[[], Row]
 
 
@@ -86,7 +89,7 @@ def fastest(torch: Worker, width: int) -> Row:
         for threads, fused in itertools.product(sorted({1, CORES}), (False, True))
     ]
     request = {"do": "steps", "width": width, "steps": 2}
-    return max(ways, key=lambda way: max(ask(torch, request | way)["speed"] for _ in range(3)))
+    return max(ways, key=lambda way: max(ask(torch, request | way)["speed"] for _ in range(2)))
 
 
 def describe(way: Row) -> str:
@@ -94,29 +97,28 @@ def describe(way: Row) -> str:
     return f"{'fused' if way['fused'] else 'loop'}, {way['threads']} thread{'s' * (way['threads'] > 1)}"
 
 
-def steps(ours: Worker, torch: Worker, flags: argparse.Namespace) -> list[Row]:
+def steps(ours: Worker, torch: Worker, name: str, inside: bool, flags: argparse.Namespace) -> list[Row]:
     """A training step, for each width."""
     rows = []
     for width in flags.widths:
         way = fastest(torch, width)
         request = {"do": "steps", "width": width, "steps": flags.steps}
+        head = {"work": f"step, width {width}", "ours": name, "torch runs": describe(way)}
+        mine = lambda: ask(ours, request | {"inside": inside})  # noqa: B023, E731
         theirs = lambda: ask(torch, request | way)  # noqa: B023, E731
-        for name, inside in (("in one program", True), ("a call each", False)):
-            head = {"work": f"step, width {width}", "ours": name, "torch runs": describe(way)}
-            mine = lambda: ask(ours, request | {"inside": inside})  # noqa: B023, E731
-            rows.append(compare(head, mine, theirs, flags.repeats, AIM_STEP))
+        rows.append(compare(head, mine, theirs, flags.repeats, AIM_STEP))
     return rows
 
 
-def sweeps(ours: Worker, torch: Worker, two: Sequence[Worker], flags: argparse.Namespace) -> list[Row]:
+def sweeps(ours: Worker, torch: Worker, several: Sequence[Worker], flags: argparse.Namespace) -> list[Row]:
     """Eight runs of equal shapes at width 64."""
     way = fastest(torch, 64)
     request = {"do": "runs", "width": 64, "runs": RUNS, "steps": RUN_STEPS}
-    share = request | {"runs": RUNS // len(two), "threads": 1, "fused": way["fused"]}
+    share = request | {"runs": RUNS // len(several), "threads": 1, "fused": way["fused"]}
     mode = {"group": 1, "in_flight": CORES}
     mine = lambda: ask(ours, request | mode)  # noqa: E731
     head = {"work": f"{RUNS} runs, width 64", "ours": f"sweep, {CORES} in flight"}
-    side_by_side = describe(share) + f", {len(two)} processes"
+    side_by_side = describe(share) + f", {len(several)} processes"
     return [
         compare(
             head | {"torch runs": describe(way) + ", in turn"},
@@ -126,7 +128,11 @@ def sweeps(ours: Worker, torch: Worker, two: Sequence[Worker], flags: argparse.N
             AIM_SWEEP,
         ),
         compare(
-            head | {"torch runs": side_by_side}, mine, lambda: together(two, share), flags.sweep_repeats, ""
+            head | {"torch runs": side_by_side},
+            mine,
+            lambda: together(several, share),
+            flags.sweep_repeats,
+            "",
         ),
     ]
 
@@ -160,7 +166,7 @@ def main() -> int:
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256], help="default 64 128 256")
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 32], help="default 4 16 32")
     parser.add_argument("--steps", type=int, default=5, help="steps per timed pass (default 5)")
-    parser.add_argument("--repeats", type=int, default=11, help="timed pairs (default 11)")
+    parser.add_argument("--repeats", type=int, default=7, help="timed pairs (default 7)")
     parser.add_argument("--sweep-repeats", type=int, default=5, help="timed pairs of sweeps (default 5)")
     flags = parser.parse_args()
     if (flags.peer is None) != (flags.python is None):
@@ -168,16 +174,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         sizes = Path(directory) / "sizes.json"
         sizes.write_text(json.dumps(SIZES))
-        ours = stack.enter_context(Worker(sys.executable, "-m", "benchmarks.decoder_jax", sizes))
+        start = stack.enter_context
+        mine = (sys.executable, "-m", "benchmarks.decoder_jax", sizes)
+        ours = start(Worker(*mine))
         if flags.peer is None:
             print("No --peer and --python: these are the speeds of our side alone.\n")
             rows = alone(ours, flags)
         else:
-            script = Path(__file__).with_name("decoder_torch.py")
-            torch, *two = (
-                stack.enter_context(Worker(flags.python, script, sizes, flags.peer)) for _ in range(3)
-            )
-            rows = steps(ours, torch, flags) + sweeps(ours, torch, two, flags)
+            theirs = (flags.python, Path(__file__).with_name("decoder_torch.py"), sizes, flags.peer)
+            torch, *several = (start(Worker(*theirs)) for _ in range(1 + CORES))
+            rows = steps(ours, torch, "in one program", True, flags)
+            rows += steps(ours, torch, "a call each", False, flags)
+            keeping = start(Worker(*KEEP, *mine)), start(Worker(*KEEP, *theirs))
+            rows += steps(*keeping, "a call each, memory kept", False, flags)
+            rows += sweeps(ours, torch, several, flags)
         compiled = compiling(ours, flags)
     print(f"{table(compiled)}\n")
     report("decoder_compile", compiled)

@@ -54,6 +54,7 @@ class Decoders:
             positions="learned",
             tied=True,
             bias=True,
+            init_std=0.02,
             scan=scan,
         )
 
