@@ -129,10 +129,11 @@ def test_grouped_heads_are_repeated_heads():
     draw = lambda heads: jnp.asarray(RANDOM.normal(size=(2, 5, heads, 4)), jnp.float32)  # noqa: E731
     query, key, value = draw(6), draw(2), draw(2)
     bias = jnp.asarray(RANDOM.normal(size=(6, 5, 5)), jnp.float32)
-    repeated = (jnp.repeat(array, 3, axis=2) for array in (key, value))
-    grouped = attend(query, key, value, 0.4, bias)
-    np.testing.assert_allclose(grouped, attend(query, *repeated, 0.4, bias), rtol=1e-5, atol=1e-6)
-    assert np.abs(grouped[:, :, 0] - attend(query, key[:, :, ::-1], value, 0.4, bias)[:, :, 0]).max() > 0.01
+    repeated = [np.repeat(array, 3, axis=2) for array in (key, value)]
+    mixed = compiled(lambda key, value: attend(query, key, value, 0.4, bias))
+    grouped, swapped = mixed(key, value), mixed(key[:, :, ::-1], value)
+    np.testing.assert_allclose(grouped, mixed(*repeated), rtol=1e-5, atol=1e-6)
+    assert np.abs(grouped[:, :, 0] - swapped[:, :, 0]).max() > 0.01
 
 
 @pytest.mark.parametrize(("length", "kind"), [(70, "alibi"), (131, "none")])
@@ -155,8 +156,12 @@ def test_fused_attention_is_given_the_same_problem():
     told = {"length": 5, "heads": 4, "head_size": 4, "dtype": "float32"}
     for kind in ("alibi", "none"):
         masked, bare = (signal(kind, causal=causal, **told).bias for causal in (True, False))
-        own = attend(query, key, value, 0.4, masked)
-        fused = attend_fused(query, key, value, 0.4, bare, causal=True, implementation="xla")
+        own = compiled(lambda query, masked=masked: attend(query, key, value, 0.4, masked))(query)
+        fused = compiled(
+            lambda query, bare=bare: attend_fused(
+                query, key, value, 0.4, bare, causal=True, implementation="xla"
+            )
+        )(query)
         np.testing.assert_allclose(fused, own, rtol=1e-5, atol=1e-6)
     with pytest.raises(RuntimeError, match="attention_kernel='cudnn' needs an NVIDIA GPU"):
         attend_fused(*(array.astype(jnp.bfloat16) for array in (query, key, value)), 0.4, None, causal=True)
