@@ -65,6 +65,7 @@ def test_contract(undisturbed):
     )
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_numbers(undisturbed, source, tmp_path, monkeypatch):
     """Stopped before its seventh batch, inside a stretch of four steps."""
     whole = train.make_job
