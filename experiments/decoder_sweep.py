@@ -74,6 +74,17 @@ class Source(Protocol):
         """Tokens in place of text."""
 
 
+def check_source(config: Source) -> None:
+    """Refuses flags of a text that its source has no use for."""
+    if config.token_file is not None and (config.source != "python" or config.tokenizer != "bytes"):
+        raise ValueError(
+            "token_file is tokenised already and takes the place of a source; leave source and "
+            f"tokenizer out, got {config.source!r} and {config.tokenizer!r}."
+        )
+    if config.token_file is None and config.tokenizer == "bytes" and config.vocabulary is not None:
+        raise ValueError(f"bytes have 257 tokens; leave vocabulary out, got {config.vocabulary}.")
+
+
 def load(config: Source) -> Tokens:
     """Returns the tokens of an experiment: of its text, or of a file of tokens."""
     if config.token_file is not None:
@@ -94,8 +105,8 @@ def held_out(tokens: Tokens, training: Training) -> np.ndarray:
     return token_batch(tokens.validation, seed=0, step=0, batch=count, context=context)
 
 
-def parameter_count(config: DecoderConfig) -> int:
-    """Returns the number of weights."""
+def parameter_count(config: Any) -> int:
+    """Returns the number of weights of a network."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves(config)))
 
 

@@ -23,13 +23,13 @@ from typing import Any, Literal
 import jax
 
 from experiments import depth_transfer_report as report
+from experiments.decoder_sweep import check_source, parameter_count
 from experiments.depth_transfer_networks import (
     PARAMETRIZATIONS,
     TASKS,
     Shape,
     Task,
     case_of,
-    parameter_count,
     same_network,
 )
 from experiments.transfer_search import REACH, optimum, plan, search, window
@@ -143,6 +143,7 @@ class Config:
                     f"{', '.join(unused)}: the decoder's, and model is 'mlp'; leave them out, or pass "
                     "--model decoder."
                 )
+        check_source(self)
 
     def shapes(self) -> list[Shape]:
         """Returns every shape in the order of training: the base, deeper ones, wider ones, the corner."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -75,11 +74,6 @@ def case_of(shape: Shape, parametrization: str) -> dict[str, Any]:
     return {"parametrization": parametrization, "width": shape.width, "depth": shape.depth}
 
 
-def parameter_count(network: Any) -> int:
-    """Returns the number of weights and biases."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves(network)))
-
-
 def same_network(task: Task, shape: Shape, one: str, other: str) -> bool:
     """Whether two parametrizations are one network at this shape: all numbers of their rules are equal."""
     first, second = (
@@ -100,6 +94,7 @@ class Digits:
     def __init__(self, config: Any) -> None:
         self.config, self.batch = config, config.batch_size
         self.data = load_labelled("digits", None, config.seed)
+        labelled(self.data, [config.seed], config)  # or says why there can be no such batch
         self.note = (
             f"Digits, {self.data.samples} images to train on; loss: cross-entropy on all of them after "
             f"{config.steps} steps of {config.batch_size} images."
@@ -168,6 +163,9 @@ class Text:
     def __init__(self, config: Any) -> None:
         self.config, self.batch = config, config.batch_size * config.context
         self.tokens = decoder_sweep.load(config)
+        # Or they say why there can be no such windows.
+        decoder_sweep.step_windows(self.tokens, config, config.seed, 0)
+        decoder_sweep.held_out(self.tokens, config)
         self.note = (
             f"Text: {self.tokens.name}, {len(self.tokens.train)} tokens to train on; loss: cross-entropy on "
             f"{config.validation_windows} windows of the validation part after {config.steps} steps of "

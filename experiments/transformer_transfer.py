@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import jax
 
-from experiments.decoder_sweep import held_out, load, parameter_count, step_windows
+from experiments.decoder_sweep import check_source, held_out, load, parameter_count, step_windows
 from experiments.transfer_search import REACH, plan
 from experiments.transformer_transfer_cases import ABLATIONS, decoder
 from experiments.transformer_transfer_grids import Grid, curve, grids, train
@@ -131,13 +131,7 @@ class Config:
                 raise ValueError(
                     f"{name} must be at least three increasing log2 values, or none; got {values}."
                 )
-        if self.token_file is not None and (self.source != "python" or self.tokenizer != "bytes"):
-            raise ValueError(
-                "token_file is tokenised already and takes the place of a source; leave source and "
-                f"tokenizer out, got {self.source!r} and {self.tokenizer!r}."
-            )
-        if self.token_file is None and self.tokenizer == "bytes" and self.vocabulary is not None:
-            raise ValueError(f"bytes have 257 tokens; leave vocabulary out, got {self.vocabulary}.")
+        check_source(self)
 
 
 PRESETS = {

@@ -197,6 +197,8 @@ def test_the_decoder_trains_on_text(tmp_path):
     )
     assert len(rows) == 4 and all(np.isfinite(row[task.loss]) for row in rows)
     assert {(row["width"], row["depth"], row["parametrization"]) for row in rows} == {(8, 4, "completep")}
+    with pytest.raises(ValueError, match="context"):
+        Text(dataclasses.replace(config, context=10**6))
 
 
 @pytest.mark.slow
