@@ -86,20 +86,20 @@ def test_the_role_decides_and_not_the_number_of_axes():
 
 
 def hidden_changes(width, seeds):
-    """RMS changes of a hidden layer by one update on its own gradient of 16 samples, two scales by seeds."""
+    """RMS changes of a hidden layer by one update on its own gradient of 6 samples, two scales by seeds."""
     facts = {"contracted": (0,), "growing": (True, True), "width": Fraction(width, 16), "base_width": 16}
     rules = make_rules([leaf_from_axes("w", (width, width), (16, 16), **facts)], mup(), "muon")
-    published = optax.contrib.muon(1.0 / width, consistent_rms=0.2)
+    published = optax.contrib.muon(1.0 / width, consistent_rms=0.2, **CONVERGED)
 
     def one(key):
         first, second = jax.random.split(key)
-        h = jnp.tanh(jax.random.normal(first, (16, width)))
-        gradient = [h.T @ jax.random.normal(second, (16, width)) / width]
+        h = jnp.tanh(jax.random.normal(first, (6, width)))
+        gradient = [h.T @ jax.random.normal(second, (6, width)) / width]
         with jax.numpy_dtype_promotion("standard"):
             updates = [o.update(gradient, o.init(gradient), gradient)[0][0] for o in (ours, published)]
         return jnp.stack([jnp.sqrt(jnp.mean((h @ update) ** 2)) for update in updates])
 
-    ours = optim.muon(1.0, rules)
+    ours = optim.muon(1.0, rules, **CONVERGED)
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(width), seeds)).T
 
 
@@ -107,7 +107,8 @@ def test_which_published_scale_is_maximal():
     """The change of the next layer is flat in width with sqrt(fan_out/fan_in), and fades as n^-1/2 otherwise.
 
     Condition 1 of arXiv 2310.17813 wants ||dW||_2 ~ 1 of square matrices. 0.2 sqrt(n) O at rate 1/n (arXiv
-    2505.02222) has n^-1/2: sub-maximal; at rate n^-1/2 it would be ours up to the constant.
+    2505.02222) has n^-1/2: sub-maximal; at rate n^-1/2 it would be ours up to the constant. Newton-Schulz is
+    run to the end: after five steps singular values still depend on where they began, and so on the width.
     """
     widths, seeds = (32, 90, 256), 8
     logs = np.log([hidden_changes(width, seeds) for width in widths])  # [widths, scales, seeds]
@@ -115,7 +116,7 @@ def test_which_published_scale_is_maximal():
         fits = np.polyfit(np.log(widths), logs[:, index], 1)[0]
         error = fits.std(ddof=1) / math.sqrt(seeds)
         assert error < 0.02
-        assert abs(fits.mean() - slope) < 0.05, f"slope {fits.mean():.3f} +- {error:.3f}"
+        assert abs(fits.mean() - slope) < 0.03, f"slope {fits.mean():.3f} +- {error:.3f}"
 
 
 def test_what_is_wrong_is_said():
