@@ -55,10 +55,10 @@ TRANSFERS = {"gains": False, "growing_heads": True, "sqrt_attention": False, "st
 LABELS = {
     "standard": "standard",
     "mup": "muP",
-    "gains": "muP, trained gains",
-    "growing_heads": "muP, growing heads, 1/d",
-    "sqrt_attention": "muP, growing heads, 1/sqrt(d)",
-    "standard_readout": "muP, standard readout",
+    "gains": "trained gains",
+    "growing_heads": "growing heads, 1/d",
+    "sqrt_attention": "growing heads, 1/sqrt(d)",
+    "standard_readout": "standard readout",
 }
 
 
