@@ -64,6 +64,14 @@ def test_eight_devices_compute_what_one_does(on_eight_devices):
     assert np.diff(one[0][:, 0]).max() != 0
 
 
+@pytest.mark.slow
+def test_eight_devices_compute_what_one_does_where_heads_do_not_divide():
+    """Multi-query attention, a gated MLP, scanned and recomputed blocks, a tied table: right too."""
+    changes = {"kv_heads": 1, "activation": "swiglu", "depth": 2, "scan": True, "remat": True, "tied": True}
+    eight = trained(decoder_trainer(make_mesh(2, 4), micro_batches=2, **changes), token_windows)
+    assert_close(eight, trained(decoder_trainer(make_mesh(), **changes), token_windows))
+
+
 def test_each_branch_is_summed_once_and_gradients_at_the_end(on_eight_devices):
     """Two sums over "model" a block forward and two backward, one over "data" a step; no weight travels."""
     found = collectives(on_eight_devices[1])
