@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 # A slope that changes by less when the rate is halved is that of an infinitesimal step.
 HALVING = 0.01
 # Bounds the terms (k/n)^2 in the logarithm of a size that the fitted factor exp(k/n) leaves. Depth: the
-# stream's start, V0 / (b^2 E phi^2) ~ 1, and the growth of a change per unit of depth, b^2 E phi'^2 / V0 ~ 2.
+# stream's start, V0 / (b^2 E phi^2) ~ 1, and the growth of a change per unit of depth, b^2 E phi'^2 / V0 ~ 2;
+# twice that in a decoder, whose blocks have two branches.
 # Width: half the number of samples and outputs that share a step.
 LEFT = {"depth": 2.0, "width": 13.0}
 _WHY = (
     "Exponents: as many standard errors as Student's t wants so that chance fails one run in a hundred, "
     "times the one the seeds are meant to reach; plus what a term (k/n)^2, which the finite-size correction "
-    "exp(k/n) leaves, would do, with k = 2 in depth and 13 in width."
+    "exp(k/n) leaves, would do, with k = 2 in depth (4 with two branches a block) and 13 in width."
 )
 _WHY_HALVING = (
     "Small steps: halving the rate changes no exponent of the first step by 0.01, in the worst case."
@@ -114,7 +115,8 @@ def tolerance(config: Config, axis: theory.Axis, claims: int) -> float:
     n = np.asarray(config.depths if axis == "depth" else config.widths, float)
     slope = np.linalg.pinv(np.stack([np.ones(n.size), np.log2(n), 1 / n], axis=1))[1]
     left = abs(slope @ n**-2) / np.log(2)  # what a term 1/n^2 in the logarithm does to the exponent
-    return float(family_quantile(claims, degrees=config.seeds - 1) * config.stderr + left * LEFT[axis] ** 2)
+    k = LEFT[axis] * (2 if axis == "depth" and config.model == "decoder" else 1)
+    return float(family_quantile(claims, degrees=config.seeds - 1) * config.stderr + left * k**2)
 
 
 def judge(cells: Cells) -> tuple[list[theory.Asked], list[Claim], list[Claim]]:

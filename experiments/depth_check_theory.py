@@ -107,11 +107,10 @@ def contributions(
     for name in names:
         # The middle block is the lowest of the upper half. Its MLP also sees what its attention adds.
         branch = own - alpha - stream if name.startswith("attention/") else own
-        found |= {
-            (f"upper {name}", "stream"): 1 + own,
-            (f"upper {name}", "branch"): branch,
-            (f"upper {name}", "logits"): 1 + own - stream,
-        }
+        powers = {"stream": 1 + own, "branch": branch, "logits": 1 + own - stream}
+        # Which token is attended to matters less and less as tokens become alike, in a stream that grows.
+        fixed = still or not name.startswith(("attention/query", "attention/key"))
+        found |= {(f"upper {name}", field): power if fixed else None for field, power in powers.items()}
     found |= {
         ("middle block", "stream"): own,
         ("middle block", "branch"): own,

@@ -226,7 +226,7 @@ def test_bad_input_is_one_sentence(flags, sentence, tmp_path, capsys):
     "changes",
     [
         {"widths": (32, 64, 128, 256), "optimizers": ("sgd", "muon"), "branch_depths": (1,), "networks": 4},
-        {"model": "decoder", "batch_size": 4, "activation": "tanh", "networks": 1},
+        {"model": "decoder", "batch_size": 4, "networks": 1, "depths": (8, 32, 128)},
     ],
 )
 def test_other_networks_and_optimizers(tmp_path, changes):
