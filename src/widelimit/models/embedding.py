@@ -127,7 +127,7 @@ class Embedding(Parametrized):
         """Looks rows up; a token outside the table gets a row of NaN, which no loss overlooks."""
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise TypeError(f"{self.where} looks up integers; got tokens of dtype {tokens.dtype}.")
-        rows = jnp.take(self.table, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        rows = jnp.asarray(self.table).at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return self._tap("preactivation", self._scaled(rows))
 
     def first(self, count: int) -> Float[Array, "count outputs"]:
