@@ -121,13 +121,13 @@ class Embedding(Parametrized):
     def setup(self) -> None:
         """Declares the table."""
         params, multipliers = self._variables(self.shape, self.parametrization, self.dtype)
-        self.table, self.multiplier = params["table"], multipliers["table"]
+        self.table, self.multiplier = jnp.asarray(params["table"]), multipliers["table"]
 
     def __call__(self, tokens: Num[Array, "*batch"]) -> Float[Array, "*batch outputs"]:
         """Looks rows up; a token outside the table gets a row of NaN, which no loss overlooks."""
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise TypeError(f"{self.where} looks up integers; got tokens of dtype {tokens.dtype}.")
-        rows = jnp.asarray(self.table).at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        rows = self.table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return self._tap("preactivation", self._scaled(rows))
 
     def first(self, count: int) -> Float[Array, "count outputs"]:
