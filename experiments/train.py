@@ -9,8 +9,9 @@
 Killed at any moment, the same command goes on where it stopped and ends with the same numbers. The report
 says how fast it was: tokens per second, and which share of the device's peak the model's arithmetic took.
 The trained weights stay in `checkpoints/`. Expected in `default`: the loss starts at ln 257 plus half the
-variance of the logits and ends far below what the frequencies of single bytes can tell (`unigram`). Run time:
-seconds (smoke), some minutes on two cores (default), minutes on one H100 (full).
+variance of the logits (5.67) and the validation loss ends at 1.65 nats a byte, far below the 3.10 that the
+frequencies of single bytes can tell (`unigram`). Run time: seconds (smoke), about three minutes of processor
+time on two cores (default), minutes on one H100 (full).
 """
 
 from __future__ import annotations
@@ -228,6 +229,7 @@ def run(config: Config, directory: Path) -> Summary:
     fixed = {"data": job.fingerprint, "devices": jax.device_count()}
     trainer = Trainer(job.loss, job.optimizer, job.rules, mesh, config.micro_batches)
     trainer.place(job.batches(0))  # or says why there can be no such batch
+    jax.eval_shape(job.loss, trainer.shapes.params, job.batches(0))  # or why this device cannot compute it
     with open_results(
         directory, "train", config, lambda: {"peak": peak_flops(mesh, config.precision)}, fixed
     ) as results:
@@ -239,7 +241,13 @@ def run(config: Config, directory: Path) -> Summary:
 
 
 def _check_flags(config: Config) -> None:
-    """Refuses a flag that was given and would do nothing."""
+    """Refuses a flag that was given and would do nothing, or that this machine cannot honour."""
+    platform = jax.devices()[0].platform
+    if config.attention_kernel == "cudnn" and platform not in ("gpu", "cuda"):
+        raise ValueError(
+            f"attention_kernel 'cudnn' needs an NVIDIA GPU; JAX's device is a {platform}: pass "
+            "--attention-kernel xla."
+        )
     for (field, values), names in _ONLY.items():
         if getattr(config, field) in values.split(", "):
             continue

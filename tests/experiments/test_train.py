@@ -101,7 +101,10 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(undisturbed, sou
         ("--model vit --tied", "tied does nothing with model 'vit'; leave it out, or take model decoder"),
         ("--patch 4", "patch does nothing with model 'decoder'"),
         ("--optimizer sgd --beta2 0.9", "beta2 does nothing with optimizer 'sgd'"),
-        ("--attention-kernel cudnn", "'cudnn' computes in 16 bits"),
+        (
+            "--attention-kernel cudnn",
+            "needs an NVIDIA GPU; JAX's device is a cpu: pass --attention-kernel xla",
+        ),
         ("--warmup 12", "the warm-up must end before the run does; got 12 of 12 steps"),
         ("--validate-every 6", "validate_every must be a multiple of log_every; got 6 and 4"),
         ("--steps 0", "must be at least 1; got 0"),
