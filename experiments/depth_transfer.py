@@ -177,7 +177,7 @@ PRESETS = {
         batch_size=16,
         steps=300,
         warmup=30,
-        center=-6.0,
+        center=-7.5,
         compute_dtype="bfloat16",
         validation_windows=128,
     ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.depth_transfer_networks import Shape
+from experiments.depth_transfer_networks import Shape, Task
 from widelimit.compare import Optimum, PowerLaw
 from widelimit.figures import CATEGORIES, loss_against_rate, new_figure, optimum_against_width, style
 from widelimit.training import Results
@@ -26,7 +26,7 @@ def save_all(
     predicted: Mapping[str, Mapping[str, float]],
     costs: Mapping[str, Mapping[str, Mapping[str, float]]],
     targets: Mapping[str, Shape],
-    loss: str,
+    task: Task,
 ) -> dict[str, str]:
     """Draws and saves all figures; returns their captions by file name.
 
@@ -37,13 +37,14 @@ def save_all(
         predicted: slopes that theory fixes, likewise.
         costs: regret, its standard error and the best loss, by parametrization and target.
         targets: shape of each target.
-        loss: name and unit of the loss.
+        task: what was trained, for the axis of the loss.
     """
     captions = {}
     for size, lines in optima.items():
         labels = _one_network(lines)
         panels = {(label, f"over {size}"): lines[name] for name, label in labels.items()}
-        results.save_figure(f"loss_over_{size}.png", loss_against_rate(panels, loss=loss, size=size)[0])
+        figure, _ = loss_against_rate(panels, loss=task.axis_label, log=task.log, size=size)
+        results.save_figure(f"loss_over_{size}.png", figure)
         captions[f"loss_over_{size}.png"] = (
             f"Loss after the last step against the learning rate, a curve per {size}, minima marked."
         )

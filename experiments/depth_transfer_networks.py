@@ -44,6 +44,10 @@ class Task(Protocol):
         """What that is, for figures."""
 
     @property
+    def log(self) -> bool:
+        """Whether losses of a grid span so much that their axis is logarithmic."""
+
+    @property
     def note(self) -> str:
         """What was trained on, for the report."""
 
@@ -89,7 +93,7 @@ class Digits:
         config: of the experiment.
     """
 
-    loss, axis_label = "train_loss", "training loss (nats)"
+    loss, axis_label, log = "train_loss", "training loss (nats)", True
 
     def __init__(self, config: Any) -> None:
         self.config, self.batch = config, config.batch_size
@@ -158,7 +162,7 @@ class Text:
         config: of the experiment.
     """
 
-    loss, axis_label = "loss", "validation loss (nats per token)"
+    loss, axis_label, log = "loss", "validation loss (nats per token)", False
 
     def __init__(self, config: Any) -> None:
         self.config, self.batch = config, config.batch_size * config.context

@@ -57,7 +57,7 @@ def summarise(config: Any, results: Results, optima: Optima, task: Task) -> Summ
         name: {place: _cost(best[shape], best[base]) for place, shape in targets(config).items()}
         for name, best in optima.items()
     }
-    captions = figures.save_all(results, by_size, laws, PREDICTED, costs, targets(config), task.axis_label)
+    captions = figures.save_all(results, by_size, laws, PREDICTED, costs, targets(config), task)
     return Summary(
         experiment="depth_transfer",
         preset=config.preset,
