@@ -11,7 +11,7 @@ Both sides train the same decoder in float32 (4 blocks, 4 heads, layer norms wit
 positions, exact GELU, tied table, AdamW in muP groups) on the same 16 windows of 128 bytes a step. Each side
 is a process of its own; they take turns in random order, and the median of the ratios of neighbours counts.
 Our steps run many to a program, as a sweep runs them, or one to a call, as ``training.scale`` does; the
-latter also with both processes told to keep the memory that they free (see docs/decoder_speed.md). PyTorch's
+latter also with large pages of memory for both processes (see docs/decoder_speed.md). PyTorch's
 steps are eager, with the threads and the optimizer (loop or fused) that prove fastest here. The sweep is
 compared with PyTorch's 8 runs one after another, and in one single-threaded process per core, side by side.
 """
@@ -35,8 +35,8 @@ SIZES = {"batch": 16, "context": 128, "vocabulary": 256, "depth": 4, "heads": 4}
 CORES = os.cpu_count() or 1
 AIM_STEP, AIM_SWEEP = 0.8, 1.2
 RUNS, RUN_STEPS = 8, 10
-# Tells glibc to hand no freed memory back to the system, where a program's next call would fetch it anew.
-KEEP = ("env", "MALLOC_MMAP_MAX_=0", "MALLOC_TRIM_THRESHOLD_=17179869184")
+# Asks glibc for large pages: clearing a program's scratch memory, new in each call, then costs a tenth.
+LARGE = ("env", "GLIBC_TUNABLES=glibc.malloc.hugetlb=1")
 Side = Callable[[], Row]
 
 
@@ -185,8 +185,8 @@ def main() -> int:
             torch, *several = (start(Worker(*theirs)) for _ in range(1 + CORES))
             rows = steps(ours, torch, "in one program", True, flags)
             rows += steps(ours, torch, "a call each", False, flags)
-            keeping = start(Worker(*KEEP, *mine)), start(Worker(*KEEP, *theirs))
-            rows += steps(*keeping, "a call each, memory kept", False, flags)
+            large = start(Worker(*LARGE, *mine)), start(Worker(*LARGE, *theirs))
+            rows += steps(*large, "a call each, large pages", False, flags)
             rows += sweeps(ours, torch, several, flags)
         compiled = compiling(ours, flags)
     print(f"{table(compiled)}\n")
