@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.common import Row, Worker, median, report, table
+from benchmarks.common import Row, Worker, median, report
 
 SIZES = {"batch": 16, "context": 128, "vocabulary": 256, "depth": 4, "heads": 4}
 CORES = os.cpu_count() or 1
@@ -189,7 +189,6 @@ def main() -> int:
             rows += steps(*large, "a call each, large pages", False, flags)
             rows += sweeps(ours, torch, several, flags)
         compiled = compiling(ours, flags)
-    print(f"{table(compiled)}\n")
     report("decoder_compile", compiled)
     report("decoder", rows)
     return 0
