@@ -126,9 +126,7 @@ def _enter(ledger: Ledger, carry: Sequence[Value], settled: Sequence[Value]) -> 
 def _scan(ledger: Ledger, eqn: Any, ins: list[Value]) -> list[Value]:
     """A loop over the leading axis of its inputs: for a stack of layers, that axis belongs to no fan."""
     body = eqn.params["jaxpr"]
-    program = getattr(body, "jaxpr", body)
-    carries = _same_rank(eqn.outvars, program.outvars)
-    consts = _same_rank(eqn.invars, program.invars) - carries
+    consts, carries = scan_sizes(eqn)
     fixed, carry = [_closed(value) for value in ins[:consts]], ins[consts : consts + carries]
     steps = []
     for value in ins[consts + carries :]:
@@ -146,6 +144,13 @@ def _scan(ledger: Ledger, eqn: Any, ins: list[Value]) -> list[Value]:
         lead = frozenset(label for label in leads if label[0] in value.leaves)
         stacks.append(value.like([lead, *value.dims]))
     return [*map(_closed, finals), *stacks]
+
+
+def scan_sizes(eqn: Any) -> tuple[int, int]:
+    """Returns how many arrays a scan holds fixed, and how many it carries; JAX versions name them apart."""
+    program = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+    carries = _same_rank(eqn.outvars, program.outvars)
+    return _same_rank(eqn.invars, program.invars) - carries, carries
 
 
 def _same_rank(outer: Sequence[Any], inner: Sequence[Any]) -> int:

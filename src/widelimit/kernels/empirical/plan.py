@@ -123,7 +123,11 @@ def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = 
     paths = parameters(params)
     leaves, treedef = jax.tree.flatten(params)
     sample, inputs = jax.tree.flatten(x1)
-    shapes = [jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype) for array in sample]
+    # What a NumPy array becomes in JAX: with 64 bits switched off, 32.
+    shapes = [
+        jax.ShapeDtypeStruct((1, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
+        for array in sample
+    ]
     given = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
 
     def forward(params: Any, x: Any) -> Any:

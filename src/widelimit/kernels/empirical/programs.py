@@ -113,7 +113,10 @@ class Network:
     def _side(self, size: int, spec: PartitionSpec | None) -> tuple[Callable[[PyTree], PyTree], PyTree, int]:
         """The program for the features of a block, their shapes, and the bytes it takes beside them."""
         function = self._features
-        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self._example)
+        canonical = jax.dtypes.canonicalize_dtype
+        x = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), canonical(a.dtype)), self._example
+        )
         shape = jax.eval_shape(function, self._shapes, x)
         if self._mesh and spec is not None:
             where = NamedSharding(self._mesh, spec)

@@ -18,6 +18,7 @@ from widelimit.kernels.empirical.pooled import pooled
 from widelimit.kernels.empirical.program import Program, operation, row, stack
 from widelimit.kernels.empirical.uses import USES, Use
 from widelimit.kernels.empirical.views import View, moved, split, whole
+from widelimit.scaling.walk import scan_sizes
 
 # A loop over layers is written out; a longer one would take too long to compile.
 LONGEST = 64
@@ -208,17 +209,17 @@ class _Walk:
 
     def unrolls(self, eqn: Any, ins: list[int]) -> bool:
         """Whether a loop can be written out."""
-        consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+        consts, carries = scan_sizes(eqn)
         carried = [slot for slot in ins[consts : consts + carries] if slot in self.views]
         return not carried and eqn.params["length"] <= LONGEST
 
     def scan(self, eqn: Any, ins: list[int]) -> list[int]:
         """Writes a loop out."""
-        params, program = eqn.params, self.program
-        consts, carries, body = params["num_consts"], params["num_carry"], params["jaxpr"]
+        params, program, body = eqn.params, self.program, eqn.params["jaxpr"]
+        consts, carries = scan_sizes(eqn)
         fixed, carry, stacks = ins[:consts], ins[consts : consts + carries], ins[consts + carries :]
         rows: dict[int, list[int]] = {}
-        inner = [variable.aval for variable in body.jaxpr.invars[consts + carries :]]
+        inner = [variable.aval for variable in getattr(body, "jaxpr", body).invars[consts + carries :]]
         for index in range(params["length"])[:: -1 if params["reverse"] else 1]:
             slices = program.add("row", {"index": index}, stacks, inner, row(index))
             for slot, part in zip(stacks, slices, strict=True):
