@@ -32,7 +32,7 @@ format: install
 	$(bin)/ruff format .
 
 bench: install
-	for name in import_time optimizer_overhead sweep empirical_ntk dmft; do $(bin)/python -m benchmarks.$$name $(ARGS) || exit 1; done
+	for name in import_time optimizer_overhead sweep empirical_ntk dmft decoder; do $(bin)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 # Rewrites constraints.txt from what pip resolves today on Python 3.11 and 3.12.
 lock:

@@ -80,7 +80,7 @@ def test_dmft_notebook():
 
 @pytest.mark.slow
 def test_transformers_notebook():
-    """Rules are neutral at the base, keep stream and step over depth where they say so, and a decoder learns."""
+    """Rules are neutral at the base and keep stream and step over depth as they say; a decoder learns."""
     [path] = [path for path in NOTEBOOKS if path.stem == "04_transformers"]
     printed = text(execute(path))
     assert "{1.0}" in printed
