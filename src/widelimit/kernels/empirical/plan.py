@@ -123,12 +123,9 @@ def plan(apply: Apply, params: PyTree, x1: Any, x2: Any = None, *, form: Form = 
     paths = parameters(params)
     leaves, treedef = jax.tree.flatten(params)
     sample, inputs = jax.tree.flatten(x1)
-    # What a NumPy array becomes in JAX: with 64 bits switched off, 32.
-    shapes = [
-        jax.ShapeDtypeStruct((1, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
-        for array in sample
-    ]
-    given = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    canonical = jax.dtypes.canonicalize_dtype  # what arrays become in JAX: with 64 bits switched off, 32
+    shapes = [jax.ShapeDtypeStruct((1, *array.shape[1:]), canonical(array.dtype)) for array in sample]
+    given = [jax.ShapeDtypeStruct(leaf.shape, canonical(leaf.dtype)) for leaf in leaves]
 
     def forward(params: Any, x: Any) -> Any:
         made = apply(jax.tree.unflatten(treedef, params), jax.tree.unflatten(inputs, x))
