@@ -131,7 +131,8 @@ def _notes(config: Config, job: Job, peak: Peak, result: FitResult) -> list[str]
     ]
     if result.diverged:
         notes.append(
-            f"The run diverged at step {int(result.state.diverged_at)}; its weights are those before."
+            f"The run diverged at step {int(result.state.diverged_at)}; its weights are those after "
+            f"{int(result.state.step)} steps."
         )
     return notes
 

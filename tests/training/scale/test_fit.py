@@ -118,6 +118,16 @@ def test_a_run_that_diverges_is_a_result(tmp_path):
     assert first[-1]["diverged_at"] == 4 and np.isnan(first[-1]["loss"])
 
 
+def test_a_validation_loss_that_is_not_finite_is_divergence(tmp_path):
+    """The run ends there, whatever its training loss is, and does not go on when started again."""
+    bad = [{**samples(1000), "x": np.full((8, 5), np.nan, np.float32)}]
+    for _ in range(2):
+        result = run(tmp_path, validation=bad)
+        assert result.diverged and int(result.state.diverged_at) == int(result.state.step) == 6
+        assert [row["step"] for row in result.rows] == [0, 3, 6]
+        assert [row["diverged_at"] for row in result.rows if "diverged_at" in row] == [6]
+
+
 def test_a_state_moves_to_another_mesh(tmp_path, undisturbed):
     """Saved from one device, restored in parts on eight: the same bits, each part where it belongs."""
     run(tmp_path)

@@ -117,6 +117,26 @@ def test_a_step_whose_loss_is_not_finite_is_not_taken():
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_step_whose_update_is_not_finite_is_not_taken():
+    """An optimizer may break where loss and gradient are fine: its second update is NaN."""
+
+    def update(gradient, count, params=None):
+        scale = jnp.where(count == 1, jnp.nan, -0.1)
+        return jax.tree.map(lambda g: scale * g, gradient), count + 1
+
+    whole = shared_mlp_trainer()
+    breaks = optax.GradientTransformation(lambda params: jnp.int32(0), update)
+    trainer = Trainer(whole.loss, breaks, whole.rules, whole.mesh)
+    state, _ = trainer.step(trainer.initialise(jax.random.key(0)), trainer.place(samples(0)))
+    before = jax.device_get(state)
+    state, metrics = trainer.step(state, trainer.place(samples(1)))
+    after = jax.device_get(state)
+    assert np.isfinite(metrics.loss) and np.isfinite(metrics.gradient) and np.isnan(metrics.update)
+    assert int(after.diverged_at) == int(after.step) == 1
+    for a, b in zip(jax.tree.leaves(before[:2]), jax.tree.leaves(after[:2]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_loss_in_bfloat16_is_refused():
     """Eight bits cannot tell one step's loss from the next."""
     whole = shared_mlp_trainer()

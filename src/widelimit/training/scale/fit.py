@@ -28,7 +28,7 @@ class FitResult:
     Args:
         state: after the last step; of the step where the run diverged, if it did.
         rows: a dict per logged stretch of steps, those of earlier processes included if there are results.
-        diverged: whether a loss or gradient was not finite.
+        diverged: whether a loss, gradient or update was not finite, or the validation loss after a step.
         resumed_at: the step that this process went on from; 0 for a new run.
         compile_seconds: this process spent on tracing and compiling the step.
     """
@@ -63,8 +63,8 @@ def fit(
     data. A resumed run recomputes what came after its checkpoint and ends with the same bits as if it had not
     been interrupted, because ``batches`` is a pure function of the step and the program is the same; rows
     that are there already are not written twice. (On a GPU add ``--xla_gpu_deterministic_ops=true`` to
-    ``XLA_FLAGS``: sums whose order is left open differ in their last bits.) A loss or gradient that is not
-    finite ends the run; that is a result and no error.
+    ``XLA_FLAGS``: sums whose order is left open differ in their last bits.) A loss, gradient or update that
+    is not finite ends the run, and so does such a validation loss after a step; that is a result, no error.
 
     Args:
         trainer: the programs.
@@ -129,6 +129,10 @@ def fit(
             due = validate_every is not None and until % validate_every == 0
             if (due or until == steps) and not row["diverged"]:
                 row |= run.validate(state)
+                if not math.isfinite(row.get("validation_loss", 0.0)):
+                    row |= {"diverged": True, "diverged_at": until}
+                    at = jax.device_put(np.int32(until), trainer.shardings.diverged_at)
+                    state = state._replace(diverged_at=at)
             row["seconds"] = time.perf_counter() - started
             run.write(row)
             ended = until == steps or row["diverged"]

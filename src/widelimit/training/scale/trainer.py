@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
         params: the weights; those of the step where the run diverged, if it did.
         optimizer: its state, likewise.
         step: steps done, which is also the number of the next batch.  # shape=(), dtype=int32
-        diverged_at: the step whose loss or gradient was not finite, -1 before.  # shape=(), dtype=int32
+        diverged_at: the step with a loss, gradient or update not finite, else -1.  # shape=(), dtype=int32
     """
 
     params: PyTree
@@ -64,8 +64,8 @@ class Trainer:
         ``g = 1/(kD) sum_d sum_j grad loss(params, part j of device d)``,
 
     the gradient of the loss of the whole batch where the loss is a mean over equally many tokens per row.
-    The optimizer's update is taken unless the loss or the gradient's norm is not finite: then, and in all
-    steps after, the state stays as it is.
+    The optimizer's update is taken unless the loss, the gradient's norm or the update's norm is not finite:
+    then, and in all steps after, the state stays as it is.
 
     Args:
         loss: ``(params, batch) -> mean loss`` of some rows, a float32 or float64 scalar.
@@ -163,15 +163,17 @@ class Trainer:
         """One step, or none if the run has diverged."""
         loss, gradient = self._gradient(state.params, batch)
         size = global_norm(gradient, self.rules)
-        fine = (state.diverged_at < 0) & jnp.isfinite(loss) & jnp.isfinite(size)
         updates, after = self.optimizer.update(gradient, state.optimizer, state.params)
+        length = optax.tree.norm(updates)
+        finite = jnp.isfinite(loss) & jnp.isfinite(size) & jnp.isfinite(length)
+        fine = (state.diverged_at < 0) & finite
         moved = optax.apply_updates(state.params, updates)
         params, optimizer = jax.tree.map(
             lambda new, old: jnp.where(fine, new, old), (moved, after), (state.params, state.optimizer)
         )
         first = jnp.where((state.diverged_at < 0) & ~fine, state.step, state.diverged_at)
         step = jnp.where(fine, state.step + 1, state.step)
-        update = optax.tree.norm(updates) / optax.tree.norm(state.params)
+        update = length / optax.tree.norm(state.params)
         return TrainState(params, optimizer, step, first), Metrics(loss, size, update)
 
     def _gradient(self, params: PyTree, batch: PyTree) -> tuple[Array, PyTree]:
