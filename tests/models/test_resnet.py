@@ -245,5 +245,7 @@ def test_bad_images_are_refused():
         apply(config, params, jnp.ones((1, 6, 6, 3)))
     with pytest.raises(TypeError, match="images must have a floating dtype; got uint8: scale and convert"):
         apply(config, params, jnp.ones((1, 6, 6, 4), "uint8"))
-    with pytest.raises(TypeError, match="compute_dtype must be a floating dtype; got 'int8'"):
+    with pytest.raises(ValueError, match="compute_dtype must be one of bfloat16, float32, or None"):
         resnet(compute_dtype="int8")
+    with pytest.raises(ValueError, match="groups is for norm=.group.; got groups=2"):
+        resnet(groups=2, norm="layer")

@@ -134,6 +134,20 @@ def test_no_rate_of_completep_depends_on_depth():
     assert deep.weight_decay == shallow.weight_decay
 
 
+@pytest.mark.parametrize("decay", ["coupled", "undone", "independent"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("alpha", ["1/2", "3/4", "1"])
+def test_decay_removes_the_share_that_an_update_changes(alpha, family, decay):
+    """Where the rate multiplies it, D = r k falls as m_L^(alpha - 1); alone it is constant."""
+    rule = with_depth(mup(table=8), alpha)
+    deep, shallow = (make_rules(network(deep=d), rule, family, weight_decay=decay) for d in (M_L, 1))
+    for name in ("hidden", "last"):
+        rate = deep.learning_rate[name] / shallow.learning_rate[name] if decay != "independent" else 1
+        share = rate * deep.weight_decay[name] / shallow.weight_decay[name]
+        expected = 1 if decay == "independent" else M_L ** (float(Fraction(alpha)) - 1)
+        assert share == pytest.approx(expected, rel=1e-12)
+
+
 # Depth exponents of 2309.16620, 2310.02244 and 2505.01618: alpha -> rate of (Adam, SGD) in powers of m_L.
 RATES = {"1/2": ("-1/2", "0"), "1": ("0", "1"), "3/4": ("-1/4", "1/2")}
 

@@ -232,6 +232,16 @@ def test_folding_table_8_and_9_gives_table_3(family, decay):
             assert after * folded.weight_decay[name] == pytest.approx(before * rules.weight_decay[name])
 
 
+def test_tied_tables_need_a_relative_form():
+    """A lookup does not pass the multiplier in which an absolute form may keep what the rows lack."""
+    absolute = to_absolute(mup(table=3), 16)
+    for parametrization, optimizer in ((absolute, "adam"), (ntk(unit_variance=True), "sgd")):
+        with pytest.raises(ValueError, match="in absolute form cannot serve with one weight"):
+            make_rules(tied(), parametrization, optimizer)
+    same = [make_rules(tied(), p, "adam").multiplier for p in (mup(table=8), to_absolute(mup(table=8), 16))]
+    assert jax.tree.leaves(same[0]) == pytest.approx(jax.tree.leaves(same[1]))
+
+
 def tied(m=4):
     return leaf_from_axes(
         "embed",

@@ -15,6 +15,9 @@ from jaxtyping import Array, Float
 from widelimit.models.shapes import LayerShape, Shape
 from widelimit.scaling import Parametrization, Rules, make_rules
 
+# Dtypes of products. Not float16: gradients of a mean over many tokens lie below its smallest number.
+COMPUTE = ("bfloat16", "float32")
+
 
 def forward_rules(leaves: Any, parametrization: Parametrization) -> Rules:
     """Returns rules for initialisation and forward pass, in which no optimizer has a say."""

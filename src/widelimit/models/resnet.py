@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Num
 
 from widelimit.models.activations import Activation, activation
 from widelimit.models.group_norm import GroupNorm
-from widelimit.models.layers import Conv, Dense, scaled, wide
+from widelimit.models.layers import COMPUTE, Conv, Dense, scaled, wide
 from widelimit.models.norm import Norm, NormShape
 from widelimit.models.shapes import Axis, LayerShape, finite, growing, positive
 from widelimit.scaling import Parametrization
@@ -132,13 +132,18 @@ class ResNetConfig:
             raise ValueError(f"norm must be one of {', '.join(_NORMS)}; got {self.norm!r}.")
         if self.gains and self.norm == "none":
             raise ValueError('gains=True needs a norm; got norm="none".')
+        if self.norm != "group" and self.groups != 4:
+            raise ValueError(f"groups is for norm='group'; got groups={self.groups} and norm={self.norm!r}.")
         if self.norm == "group" and (self.width % self.groups or self.base_width % self.groups):
             raise ValueError(
                 f"width and base_width must be multiples of groups = {self.groups}; "
                 f"got {self.width} and {self.base_width}."
             )
-        if self.compute_dtype is not None and not jnp.issubdtype(jnp.dtype(self.compute_dtype), jnp.floating):
-            raise TypeError(f"compute_dtype must be a floating dtype; got {self.compute_dtype!r}.")
+        if self.compute_dtype not in (None, *COMPUTE):
+            raise ValueError(
+                f"compute_dtype must be one of {', '.join(COMPUTE)}, or None for that of the parameters; "
+                f"got {self.compute_dtype!r}."
+            )
         activation(self.activation)
         self.layers()
 

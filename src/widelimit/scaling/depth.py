@@ -25,14 +25,17 @@ def with_depth(parametrization: Parametrization, alpha: Fraction | int | str) ->
     * learning rate ``m_L^(alpha-1)`` for scale-free updates (Adam, Muon, Adafactor) and ``m_L^(2 alpha-1)``
       for SGD, whose gradient is of order ``m_L^-alpha``;
     * epsilon ``m_L^-alpha``;
-    * the weight-decay coefficient as it was.
+    * the weight-decay coefficient as it was, and ``m_L^-alpha`` of it for SGD, whose larger rate multiplies
+      it: with either, a step of coupled decay removes a share of order ``m_L^(alpha-1)``, like the update.
 
     The stream stays of order one at initialisation for alpha >= 1/2. alpha = 1/2 is depth-muP; alpha = 1,
     CompleteP, is the only one at which the two layers of a branch keep learning non-linearly together.
 
     Args:
         parametrization: gives the rules of width, e.g. ``mup(table=8)``.
-        alpha: exact, e.g. ``1`` or ``"1/2"``; 0.5 to 1 has a limit, others are for comparison.
+        alpha: exact, e.g. ``1`` or ``"1/2"``; 0.5 to 1 has a limit, others are for comparison. (At 0 the
+            branches stay as they are and rates fall as ``1/m_L``; no rule at all is the parametrization
+            itself.)
 
     Raises:
         ValueError: if the parametrization has a depth rule already, or alpha is negative or no number.
@@ -54,7 +57,7 @@ def with_depth(parametrization: Parametrization, alpha: Fraction | int | str) ->
 
     def rule(family: Family) -> DepthExponents:
         gradient = exponent if SHIFT_POWER[family] == 2 else Fraction(0)
-        return DepthExponents(learning_rate=1 - exponent - gradient, epsilon=exponent)
+        return DepthExponents(1 - exponent - gradient, epsilon=exponent, weight_decay=gradient)
 
     return dataclasses.replace(
         parametrization,

@@ -113,9 +113,10 @@ def depth_slopes(
 def derive_depth(alpha: Fraction | int | str, optimizer: str) -> DepthExponents:
     r"""Derives the exponents of depth from what is wanted: every branch moves the stream by ``1/L`` per step.
 
-    With learning rate ``m_L^-c`` a step moves a branch by ``L^-(alpha + u(c))``, u of slope one in c, so one
-    Newton step solves ``alpha + u(c) = 1``. Epsilon is to follow the gradient, ``m_L^-alpha``. The weights
-    themselves do not shrink with depth, so what decays them needs no exponent of its own.
+    With learning rate ``m_L^-c`` a step moves a branch by ``L^-(alpha + u(c))``, u of slope one in c, which
+    solves ``alpha + u(c) = 1`` for c. Epsilon is to follow the gradient, ``m_L^-alpha``. Decay that the rate
+    multiplies is to remove as small a share of the weights as the update changes, ``L^(alpha - 1)``: the
+    rate of scale-free updates does that by itself, SGD's is larger by ``L^alpha``.
 
     Args:
         alpha: exponent of the branches' multiplier, exact.
@@ -138,4 +139,4 @@ def derive_depth(alpha: Fraction | int | str, optimizer: str) -> DepthExponents:
     gradient = exponent
     feels = gradient if SHIFT_POWER[optimizer] == 2 else _ZERO  # SGD's update is its gradient
     at_rate_one = exponent + feels
-    return DepthExponents(learning_rate=_ONE - at_rate_one, epsilon=gradient)
+    return DepthExponents(_ONE - at_rate_one, epsilon=gradient, weight_decay=feels)

@@ -171,7 +171,7 @@ def _leaf_rule(leaf: Leaf, parametrization: Parametrization, rate: Rate, decay: 
         "learning_rate": learning_rate * deep ** -float(rate.depth.learning_rate),
         "epsilon": epsilon * deep ** -float(rate.depth.epsilon),
         "weight_decay": _decay_factor(leaf, a, learning_rate, SHIFT_POWER[rate.family], decay)
-        * deep ** -float(rate.depth.weight_decay),
+        * (1.0 if decay == "independent" else deep ** -float(rate.depth.weight_decay)),
         "gradient_norm": _gradient_norm(leaf, parametrization, 1.0 if leaf.tied else multiplier),
     }
 
@@ -214,10 +214,19 @@ def tied_multiplier_exponent(leaf: Leaf, parametrization: Parametrization, rate:
     Raises:
         ValueError: if no multiplier makes one weight serve as both.
     """
-    if not leaf.tied or rate.alignment == "global":
+    if not leaf.tied:
         return 0.0
     a, b = parametrization.multiplier, parametrization.init
     theta = b.output - b.input
+    shared = rate.alignment == "global"
+    # What a readout's multiplier makes up for, rows that are looked up do not pass through.
+    if parametrization.unit_variance or (parametrization.form == "absolute" and theta != 0 and not shared):
+        raise ValueError(
+            f"{leaf.path} is embedding and readout at once, which {parametrization.name} in absolute form "
+            "cannot serve with one weight; use a relative parametrization, or untie the readout."
+        )
+    if shared:
+        return 0.0
     step = SHIFT_POWER[rate.family] * theta
     if a.input != 0 or rate.learning_rate.output - step != rate.learning_rate.input:
         raise ValueError(

@@ -85,7 +85,7 @@ def _mix(
         logits = scale * wide_einsum(logits_of, wide(query.dtype).name, rows, key)
     if bias is not None:
         heads = (outer[-1], group) if bias.shape[0] > 1 else (1, 1)
-        told = bias.reshape((1,) * (len(outer) - 1) + heads + bias.shape[1:])
+        told = bias.astype(logits.dtype).reshape((1,) * (len(outer) - 1) + heads + bias.shape[1:])
         logits = (logits.reshape(*outer, group, length, -1) + told).reshape(logits.shape)
     # The gradient through the maximum is zero: it cancels.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax.numpy as jnp
 
 from widelimit.models.activations import Activation
+from widelimit.models.layers import COMPUTE
 from widelimit.models.norm import NORMS, NormKind, NormShape
 from widelimit.models.shapes import Axis, LayerShape, finite, growing, positive
 from widelimit.models.transformer.activations import SWIGLU, feedforward_activation
@@ -17,7 +18,6 @@ from widelimit.models.transformer.positions import POSITIONS, Positions, Signal,
 from widelimit.scaling import Parametrization
 
 Shapes = dict[str, Any]
-COMPUTE = ("bfloat16", "float16", "float32")
 
 
 class Heads(NamedTuple):
@@ -140,7 +140,7 @@ class TransformerConfig:
                 f"compute_dtype must be one of {', '.join(COMPUTE)}, or None for that of the parameters; "
                 f"got {self.compute_dtype!r}."
             )
-        if self.attention_kernel == "cudnn" and self.compute_dtype not in ("bfloat16", "float16"):
+        if self.attention_kernel == "cudnn" and self.compute_dtype != "bfloat16":
             raise ValueError(
                 "attention_kernel='cudnn' computes in 16 bits; set compute_dtype='bfloat16', or leave 'xla'. "
                 f"Got compute_dtype={self.compute_dtype!r}."
