@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,9 +43,24 @@ def plan(sizes: Mapping[str, int], *, batch: int, cells: int) -> dict[str, Any]:
     return {"modes": {name: dataclasses.asdict(mode) for name, mode in modes.items()}}
 
 
-def optimum(results: Results, case: Case, loss: str = "train_loss", axis: str = "log2_lr") -> Optimum:
-    """Returns the optimum of one loss curve along an axis in log2, from the rows as they are stored."""
-    losses, (values, _) = pivot(results.find(**case), loss, (axis, "seed"))
+def optimum(
+    results: Results,
+    case: Case,
+    loss: str = "train_loss",
+    axis: str = "log2_lr",
+    among: Collection[float] | None = None,
+) -> Optimum:
+    """Returns the optimum of one loss curve along an axis in log2, from the rows as they are stored.
+
+    Args:
+        results: where the rows are.
+        case: the fields that tell this curve's rows from others.
+        loss: the field that is minimised.
+        axis: the field along which it is.
+        among: values of the axis to look at; None for all that are stored.
+    """
+    rows = [row for row in results.find(**case) if among is None or row[axis] in among]
+    losses, (values, _) = pivot(rows, loss, (axis, "seed"))
     return find_optimum(values, losses)
 
 
@@ -77,6 +92,9 @@ def search(
 ) -> Optimum:
     """Trains the missing ones of the wanted log2 rates, and more as long as the minimum lies at the edge.
 
+    Every call takes the same decisions from the beginning, each on the rates that were there when it was
+    first taken, so that a search that was killed goes on as it would have, and a finished one trains nothing.
+
     Args:
         results: where finished cells are, and go to.
         case: the fields that tell this curve's rows from others.
@@ -88,17 +106,18 @@ def search(
     store = Checkpoint(
         results.directory / "checkpoints" / "-".join(map(str, case.values())), checkpoint_seconds
     )
+    grid: set[float] = set()
     for _ in range(WIDENINGS + 1):
         done = {row["log2_lr"] for row in results.find(**case)}
         missing = [rate for rate in wanted if rate not in done]
         if missing:
             results.append(*train(missing, store))
             store.clear()
-        best = optimum(results, case, loss)
-        wanted = [float(rate) for rate in widen(best, cells=3)]
+        grid |= {*wanted}
+        wanted = [float(rate) for rate in widen(optimum(results, case, loss, among=grid), cells=3)]
         if not wanted:
             break
-    return best
+    return optimum(results, case, loss)
 
 
 def train_rows(
