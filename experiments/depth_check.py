@@ -1,8 +1,8 @@
 """Do a residual network's stream and its changes scale with depth and width as the theory predicts?
 
-    python -m experiments.depth_check                                   # digits, two cores, some minutes
-    python -m experiments.depth_check --preset smoke                    # seconds
-    python -m experiments.depth_check --preset full --model decoder     # a decoder on text, for a GPU
+    python -m experiments.depth_check                       # digits, two cores, some minutes
+    python -m experiments.depth_check --preset smoke        # seconds
+    python -m experiments.depth_check --preset full --model decoder --branch-depths 2   # text, for a GPU
 
 Trains pre-norm residual networks of growing depth (and, at one depth, growing width) for a few steps: muP
 without a rule of depth (alpha = 0), depth-muP (1/2), half of it (its branches without its learning rates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from experiments.depth_check_network import Shape
 from widelimit.models import DecoderConfig, ResidualMLPConfig
 from widelimit.scaling import mup
-from widelimit.training.data import digits, text, token_batch
+from widelimit.training.data import Tokens, digits, text, token_batch
 
 if TYPE_CHECKING:
     from experiments.depth_check import Config
@@ -21,7 +22,7 @@ Batches = tuple[np.ndarray, np.ndarray]
 def load(config: Config) -> Batches:
     """Returns inputs [T, B, ...] and labels [T, B, ...], a batch a step, the same for all networks."""
     if config.model == "decoder":
-        tokens = text()
+        tokens = _tokens()
         drawn = [
             token_batch(tokens, seed=config.seed, step=t, batch=config.batch_size, context=config.context)
             for t in range(config.steps)
@@ -29,6 +30,12 @@ def load(config: Config) -> Batches:
         windows = np.stack([np.asarray(one, np.int32) for one in drawn])
         return windows[..., :-1], windows[..., 1:]
     return images(config.seed, config.steps, config.batch_size)
+
+
+@functools.cache
+def _tokens() -> Tokens:
+    """Returns the text of the decoder, read once."""
+    return text()
 
 
 def images(seed: int, steps: int, batch_size: int) -> Batches:
@@ -62,7 +69,7 @@ def shape(config: Config, branch_depth: int, depth: int, width: int) -> Shape:
         "scan": True,
     }
     if config.model == "decoder":
-        heads: dict[str, Any] = {"head_size": config.base_width, "vocabulary": 256, "context": config.context}
-        return DecoderConfig(**common, **heads)
+        heads: dict[str, Any] = {"head_size": config.base_width, "context": config.context}
+        return DecoderConfig(**common, **heads, vocabulary=_tokens().vocabulary)
     layers: dict[str, Any] = {"activation": config.activation, "branch_depth": branch_depth}
     return ResidualMLPConfig(inputs=64, outputs=10, **common, **layers)

@@ -10,13 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import depth_check_data, depth_check_figures, depth_check_network, depth_check_report
+from experiments import (
+    depth_check,
+    depth_check_data,
+    depth_check_figures,
+    depth_check_network,
+    depth_check_report,
+)
 from experiments.depth_check import PRESETS, Config, run
 from experiments.depth_check_theory import CASES, asked, cases, contributions, shares, trial_names, trials
 from tests.experiments.support import killed, stored
+from widelimit.compare import Summary
 from widelimit.models import DecoderConfig, ResidualMLPConfig, initialise, leaves, rules
 from widelimit.scaling import completep
 from widelimit.training import main
+from widelimit.training.data import text
 
 SMOKE = PRESETS["smoke"]
 NAMES = ["Dense_0/bias", "Dense_0/kernel", "Dense_1/bias", "Dense_1/kernel"]
@@ -190,6 +198,25 @@ def test_the_stream_is_what_the_readout_sees(model):
     np.testing.assert_allclose(seen @ kernel, logits, rtol=2e-4, atol=1e-5)
     assert fields["branches"].shape == fields["branch"].shape == stream.shape
     assert isinstance(shape, DecoderConfig) == (model == "decoder")
+
+
+def test_the_decoder_knows_every_token_of_its_text():
+    """Bytes and the separator between files: a token beyond the vocabulary would make all sizes NaN."""
+    config = dataclasses.replace(SMOKE, model="decoder")
+    assert depth_check_data.shape(config, 2, depth=4, width=32).vocabulary == text().vocabulary == 257
+
+
+def test_documented_commands_are_accepted():
+    """What the experiment's own description says to run is a config that it takes."""
+    taken = []
+
+    def accept(config, directory):
+        taken.append((config.preset, config.model))
+        return Summary("depth_check", config.preset, seconds=0.0, claims=[], tables={})
+
+    lines = [line.split("#")[0].split() for line in depth_check.__doc__.splitlines() if "python -m" in line]
+    assert [main("depth_check", PRESETS, accept, line[3:]) for line in lines] == [0, 0, 0]
+    assert taken == [("default", "residual_mlp"), ("smoke", "residual_mlp"), ("full", "decoder")]
 
 
 def test_the_tolerance_is_less_than_half_a_step_of_theory():
