@@ -45,7 +45,8 @@ class Config:
         suffixes: endings of the files of a directory of text; none is .txt.
         tokenizer: bytes, or bpe (trained on the text, kept in the user's cache).
         vocabulary: pieces of bpe, or tokens of a token file; none for the default.
-        token_file: tokens in place of text: raw uint16, or .npy.
+        token_file: tokens in place of text: raw little-endian numbers, or .npy.
+        token_dtype: of a raw token file.
         pad_vocabulary: the network's vocabulary is rounded up to a multiple of this, for a mesh to divide.
         context: tokens per window.
         images: the images of a vit: digits (comes with scikit-learn), or the directory of a CIFAR-10.
@@ -104,6 +105,7 @@ class Config:
     tokenizer: Literal["bytes", "bpe"] = "bytes"
     vocabulary: int | None = None
     token_file: Path | None = None
+    token_dtype: Literal["uint16", "uint32"] = "uint16"
     pad_vocabulary: int = 1
     context: int = 128
     images: str = "digits"
@@ -176,7 +178,7 @@ _ONLY = {
     (
         "model",
         "decoder",
-    ): "source suffixes tokenizer vocabulary token_file pad_vocabulary context tied".split(),
+    ): "source suffixes tokenizer vocabulary token_file token_dtype pad_vocabulary context tied".split(),
     ("model", "vit"): ["images", "patch"],
     ("optimizer", "adamw, muon"): ["beta2", "epsilon"],
 }

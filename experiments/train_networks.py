@@ -18,7 +18,7 @@ from widelimit import optim
 from widelimit.models import Decoder, DecoderConfig, ViT, ViTConfig, rules
 from widelimit.scaling import Parametrization, Role, Rules, completep, depth_mup, mup, standard, with_depth
 from widelimit.training import cross_entropy
-from widelimit.training.data import Tokens, batch_indices, cifar10, digits, token_batch
+from widelimit.training.data import Tokens, batch_indices, cifar10, digits, token_batch, token_file
 from widelimit.training.scale import Flops, check_heads, flops_per_token, next_token_loss, warmup_then
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def parametrization(name: str) -> Parametrization:
 
 def _text_job(config: Config, mesh: Mesh) -> Job:
     """A decoder on text."""
-    tokens = load(config)
+    tokens = _tokens(config)
     vocabulary = math.ceil(tokens.vocabulary / config.pad_vocabulary) * config.pad_vocabulary
     network = DecoderConfig(
         vocabulary=vocabulary, context=config.context, tied=config.tied, **_shared(config, "rope")
@@ -122,6 +122,13 @@ def _text_job(config: Config, mesh: Mesh) -> Job:
         unigram=_unigram(tokens),
         **_optimizer(config, numbers),
     )
+
+
+def _tokens(config: Config) -> Tokens:
+    """The text of the flags, or the token file."""
+    if config.token_file is None:
+        return load(config)
+    return token_file(config.token_file, dtype=config.token_dtype, vocabulary=config.vocabulary)
 
 
 def _image_job(config: Config, mesh: Mesh) -> Job:

@@ -7,11 +7,13 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
 from experiments import train
 from tests.experiments.support import stored
 from widelimit.training import main
+from widelimit.training.scale import make_mesh
 
 TIMES = {"train_seconds", "warmup", "seconds"}
 TEXT = ["".join(f"line {i * k % 97} of {k}\n" for i in range(200)) for k in range(3, 11)]
@@ -118,6 +120,17 @@ def test_flags_that_make_no_sense(flags, match, source, tmp_path, capsys):
     sentence = capsys.readouterr().err.strip()
     assert re.search(match, sentence) and sentence.endswith(".") and "\n" not in sentence, sentence
     assert not (tmp_path / "run").exists()
+
+
+def test_a_token_file_of_uint32_is_read_as_such(tmp_path, capsys):
+    """Noticed where nothing is said, and trained on where its dtype is given."""
+    path = tmp_path / "tokens.bin"
+    np.random.default_rng(0).integers(0, 70_000, 4000).astype("<u4").tofile(path)
+    assert start(tmp_path / "run", "--token-file", str(path), "--vocabulary", "70000") == 2
+    assert "looks like a file of uint32" in capsys.readouterr().err
+    config = dataclasses.replace(train.PRESETS["smoke"], token_file=path, token_dtype="uint32")
+    job = train.make_job(config, make_mesh())
+    assert job.outputs > 2**16 and job.batches(0).max() > 2**16
 
 
 def test_a_run_on_other_text_is_refused(undisturbed, source, tmp_path, capsys, monkeypatch):

@@ -137,6 +137,8 @@ def damaged(tmp_path, kind):
         np.save(path, np.asarray(SEQUENCE, np.uint16).reshape(10, 100))
     elif kind == "wide":
         np.asarray(SEQUENCE, np.uint32).tofile(path)
+    elif kind == "wide and large":
+        RNG.integers(0, 200_000, 1000).astype(np.uint32).tofile(path)
     elif kind == "gone":
         path.unlink()
     return path
@@ -153,7 +155,9 @@ def damaged(tmp_path, kind):
         ("signed npy", {}, TypeError, "uint16 or uint32 tokens; got int64"),
         ("matrix npy", {}, ValueError, r"shape \[N\]; got shape \(10, 100\)"),
         ("gone", {}, FileNotFoundError, "train.bin must be a file of tokens; there is no such file"),
-        ("wide", {}, ValueError, "looks like a file of uint32"),
+        ("wide", {}, ValueError, "looks like a file of uint32: every second .* is at most 0, .* reach 299"),
+        ("wide and large", {}, ValueError, "looks like a file of uint32: .* at most 3, and the others reach"),
+        ("wide and large", {"vocabulary": 2**16}, ValueError, "read it with dtype uint32"),
         ("fine", {"dtype": "uint32"}, ValueError, "may be a file of another dtype than uint32"),
         ("fine", {"dtype": "int16"}, ValueError, "dtype must be 'uint16' or 'uint32'; got 'int16'"),
         ("fine", {"vocabulary": 256}, ValueError, r"must lie in 0..255; got \d+: the vocabulary must be at"),

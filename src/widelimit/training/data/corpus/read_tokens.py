@@ -12,6 +12,7 @@ from widelimit.training.data.corpus.tokens import Tokens, check_tokens, largest_
 _RAW: dict[str, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 _GUESSED = 2**20  # the largest vocabulary that is taken from the tokens themselves
 _LOOK = 2**16  # tokens at the beginning that show a file of another dtype
+_APART = 2**8  # upper halves of uint32 tokens are that much smaller than lower ones: vocabularies up to 2^24
 
 
 def token_file(
@@ -86,11 +87,13 @@ def _mapped(path: Path, raw: np.dtype) -> np.ndarray:
             "bytes: the file is damaged, or of another dtype."
         )
     tokens = np.memmap(path, raw, mode="r")
-    start = tokens[:_LOOK]
-    if raw.itemsize == 2 and len(start) >= 64 and len(start) % 2 == 0 and not start[1::2].any():
-        raise ValueError(
-            f"{path} looks like a file of uint32: every second uint16 in it is 0; pass dtype='uint32'."
-        )
+    if raw.itemsize == 2 and len(tokens) >= 64 and len(tokens) % 2 == 0:
+        lower, upper = (int(tokens[:_LOOK][half::2].max()) for half in (0, 1))
+        if not upper or upper * _APART < lower:
+            raise ValueError(
+                f"{path} looks like a file of uint32: every second uint16 in it is at most {upper}, and the "
+                f"others reach {lower}; read it with dtype uint32, or save it as .npy if it is uint16."
+            )
     return tokens
 
 
