@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ class Config:
         beta2: of Adam's second moment.
         epsilon: of Adam, at the base width.
         weight_decay: coefficient, in the convention of --decay.
-        decay: coupled, undone (by the global rate alone), independent or sqrt_width.
+        decay: coupled, undone (by the global rate alone), independent or sqrt_width; needs --weight-decay.
         clip: largest gradient norm, in width-independent units; 0 for no clip.
         schedule: what the rate does after the warm-up.
         warmup: steps over which the rate rises.
@@ -183,6 +184,23 @@ _ONLY = {
     ("optimizer", "adamw, muon"): ["beta2", "epsilon"],
 }
 
+# The same where more than a name decides: flags, whether a config honours them, where not, and what to do.
+_UNLESS: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
+    (
+        "source suffixes tokenizer",
+        lambda config: config.token_file is None,
+        "with a token file",
+        "leave out token_file",
+    ),
+    (
+        "token_dtype",
+        lambda config: config.token_file is not None and config.token_file.suffix != ".npy",
+        "without a raw token file",
+        "pass one as token_file",
+    ),
+    ("decay", lambda config: config.weight_decay > 0, "with weight_decay 0", "pass weight_decay"),
+)
+
 PRESETS = {
     "smoke": Config(
         preset="smoke",
@@ -259,6 +277,10 @@ def _check_flags(config: Config) -> None:
                     f"{name} does nothing with {field} {getattr(config, field)!r}; leave it out, or take "
                     f"{field} {values}."
                 )
+    for flags, honoured, where, advice in _UNLESS:
+        for name in [] if honoured(config) else flags.split():
+            if getattr(config, name) != getattr(PRESETS[config.preset], name):
+                raise ValueError(f"{name} does nothing {where}; leave it out, or {advice}.")
 
 
 def _draws(config: Config, job: Job, trainer: Trainer, results: Results) -> None:

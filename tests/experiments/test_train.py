@@ -103,6 +103,9 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(undisturbed, sou
         ("--model vit --tied", "tied does nothing with model 'vit'; leave it out, or take model decoder"),
         ("--patch 4", "patch does nothing with model 'decoder'"),
         ("--optimizer sgd --beta2 0.9", "beta2 does nothing with optimizer 'sgd'"),
+        ("--token-file tokens.bin", "source does nothing with a token file; leave it out, or leave out"),
+        ("--token-dtype uint32", "token_dtype does nothing without a raw token file; leave it out, or pass"),
+        ("--decay coupled", "decay does nothing with weight_decay 0; leave it out, or pass weight_decay"),
         (
             "--attention-kernel cudnn",
             "needs an NVIDIA GPU; JAX's device is a cpu: pass --attention-kernel xla",
