@@ -143,6 +143,8 @@ def test_a_state_moves_to_another_mesh(tmp_path, undisturbed):
     [
         ({"settings": {"seed": 0, "vocabulary": 5}}, "has vocabulary 4, and here it is 5; choose another"),
         ({"settings": {"seed": 1, "vocabulary": 4}}, "has seed 0, and here it is 1"),
+        ({"settings": {"vocabulary": 5, "seed": 1}}, "has vocabulary 4, and here it is 5"),
+        ({"settings": {"vocabulary": 4}}, "has seed 0, and here it is None"),
         (
             {"trainer": lambda: mlp_trainer(width=12)},
             r"holds params/Dense_0/bias as float32 \[8\], and here it is float32 \[12\]",

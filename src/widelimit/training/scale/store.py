@@ -19,7 +19,8 @@ def describe(trainer: Trainer, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         trainer: of the run.
-        settings: what else its numbers follow from, e.g. seed, data and vocabulary.
+        settings: what else its numbers follow from, e.g. seed, vocabulary and data; of several that differ
+            the first is named.
     """
     shapes = jax.tree.leaves_with_path(trainer.shapes)
     numbers = {name: getattr(trainer.rules, name) for name in NUMBERS}
@@ -93,7 +94,8 @@ def _compare(checkpoint: Checkpoint, written: str, wanted: Mapping[str, Any]) ->
         arrays, settings = found["arrays"], found["settings"]
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"the checkpoint {where} is not one of a training run; {advice}") from None
-    for key in {**settings, **wanted["settings"]}:
+    # In the caller's order, the causes before what follows from them: JSON has sorted those written.
+    for key in {**wanted["settings"], **settings}:
         one, other = settings.get(key), wanted["settings"].get(key)
         if one != other:
             raise ValueError(f"the checkpoint {where} has {key} {one}, and here it is {other}; {advice}")
