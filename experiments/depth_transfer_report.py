@@ -9,6 +9,7 @@ from typing import Any
 from experiments import depth_transfer_figures as figures
 from experiments.depth_transfer_networks import Shape, Task
 from experiments.transfer_report import REGRET, relative_regret
+from experiments.transfer_search import UNRESOLVED, resolved, resolved_law
 from widelimit.compare import Claim, Optimum, PowerLaw, Summary, joint_stderr, transfer
 from widelimit.training import Results
 
@@ -50,6 +51,10 @@ def summarise(config: Any, results: Results, optima: Optima, task: Task) -> Summ
         for name, best in optima.items()
         for size, line in lines(config, best).items()
     }
+    judged = {
+        (name, size): resolved_law(law, *lines(config, optima[name])[size].values())
+        for (name, size), law in slopes.items()
+    }
     by_size = {size: {name: lines(config, best)[size] for name, best in optima.items()} for size in PREDICTED}
     laws = {size: {name: slopes[name, size] for name in optima} for size in PREDICTED}
     base = Shape(config.widths[0], config.depths[0])
@@ -62,7 +67,7 @@ def summarise(config: Any, results: Results, optima: Optima, task: Task) -> Summ
         experiment="depth_transfer",
         preset=config.preset,
         seconds=results.seconds,
-        claims=[*slope_claims(slopes), *_regret_claims(config, optima)],
+        claims=[*slope_claims(judged), *_regret_claims(config, optima)],
         tables={
             "slopes": [_slope_row(name, size, law) for (name, size), law in slopes.items()],
             "regret": [
@@ -80,6 +85,7 @@ def summarise(config: Any, results: Results, optima: Optima, task: Task) -> Summ
             "Where two parametrizations are the same network (all numbers of their rules are equal: the "
             "standard one and muP at the base width, the three with muP's rules at the base depth), it is "
             "trained once.",
+            UNRESOLVED,
         ],
     )
 
@@ -132,7 +138,9 @@ def slope_claims(slopes: Mapping[tuple[str, str], PowerLaw]) -> list[Claim]:
                     relation="below",
                 )
             )
-    name, size = max(slopes, key=lambda key: slopes[key].stderr)
+    name, size = max(
+        slopes, key=lambda key: math.inf if math.isnan(slopes[key].stderr) else slopes[key].stderr
+    )
     worst = slopes[name, size]
     claims.append(
         Claim(
@@ -158,6 +166,7 @@ def _regret_claims(config: Any, optima: Optima) -> list[Claim]:
     claims = []
     for shape in targets(config).values():
         cost, spread = relative_regret(best[shape], best[base])
+        cost = resolved(cost, best[shape], best[base])
         claims.append(
             Claim(
                 f"completep: the rate tuned at {_said(base)} costs little at {_said(shape)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,11 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from widelimit.compare import Optimum, find_optimum, widen
+from widelimit.compare import Estimate, Optimum, PowerLaw, find_optimum, widen
 from widelimit.training import Checkpoint, Mode, Problem, Results, choose_mode, pivot, sweep
 
 REACH = 60  # of log2 learning rates, for which float32 has room
 WIDENINGS = 4  # a minimum at the edge of the grid widens it this often before it is reported as it is
+UNRESOLVED = (
+    "A claim about an optimum that is flagged edge_low or edge_high is inconclusive: the optimum may lie "
+    "beyond the rates that were trained."
+)
 
 Case = Mapping[str, Any]
 Train = Callable[[list[float], Checkpoint], list[dict[str, Any]]]
@@ -62,6 +67,30 @@ def optimum(
     rows = [row for row in results.find(**case) if among is None or row[axis] in among]
     losses, (values, _) = pivot(rows, loss, (axis, "seed"))
     return find_optimum(values, losses)
+
+
+def resolved(found: Estimate, *optima: Optimum) -> Estimate:
+    """Returns what was found from some optima, without an error bar if one lies at the edge of its grid.
+
+    How far off it is no one knows then, so a claim about it is inconclusive. A ``cliff`` is resolved: that
+    training diverges right above it says where it is.
+
+    Args:
+        found: a slope, shift or regret.
+        optima: those that it was found from.
+    """
+    if not any(best.flag.startswith("edge") for best in optima):
+        return found
+    return Estimate(found.value if math.isfinite(found.value) else math.nan, math.nan)
+
+
+def resolved_law(law: PowerLaw, *optima: Optimum) -> PowerLaw:
+    """Returns a line through some optima, without error bars if one lies at the edge of its grid."""
+    seeds, residual = (
+        resolved(Estimate(law.exponent, stderr), *optima).stderr
+        for stderr in (law.stderr_seeds, law.stderr_residual)
+    )
+    return dataclasses.replace(law, stderr_seeds=seeds, stderr_residual=residual)
 
 
 def window(center: float, rates: int, spacing: float, tuned: float | None = None) -> list[float]:

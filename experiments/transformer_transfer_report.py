@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.transfer_report import REGRET, relative_regret
+from experiments.transfer_search import UNRESOLVED, resolved, resolved_law
 from experiments.transformer_transfer_cases import LABELS, MAIN, TRANSFERS
 from experiments.transformer_transfer_grids import Grid, Varied
 from widelimit.compare import Claim, Estimate, Optimum, PowerLaw, Summary, joint_stderr, transfer
@@ -26,10 +27,10 @@ def summarise(config: Any, results: Results, curves: Curves, tokens: Tokens) -> 
     """Judges the transfer and draws it."""
     rates = {name: by_width(curves, name) for name in (*MAIN, *config.ablations)}
     laws = {name: transfer(list(best), list(best.values())) for name, best in rates.items()}
-    claims = [*_main_claims(config, rates, laws)]
+    claims = [*_main_claims(config, rates)]
     if config.judge_ablations:
-        claims += [_ablation_claim(config, name, laws[name]) for name in config.ablations]
-    claims += _regret_claims(rates, curves)
+        claims += [_ablation_claim(config, name, rates[name]) for name in config.ablations]
+    claims += _regret_claims(curves)
     return Summary(
         experiment="transformer_transfer",
         preset=config.preset,
@@ -45,6 +46,7 @@ def summarise(config: Any, results: Results, curves: Curves, tokens: Tokens) -> 
             + " ".join(tokens.notes),
             f"Loss: cross-entropy on {config.validation_windows} windows of the validation part after "
             f"{config.steps} steps of {config.batch_size} windows of {config.context} tokens.",
+            UNRESOLVED,
         ],
     )
 
@@ -60,19 +62,17 @@ def shift(law: PowerLaw, best: Mapping[int, Optimum]) -> Estimate:
     return Estimate(doublings * law.exponent, doublings * law.stderr)
 
 
-def _main_claims(
-    config: Any, rates: Mapping[str, Mapping[int, Optimum]], laws: Mapping[str, PowerLaw]
-) -> list[Claim]:
+def _main_claims(config: Any, rates: Mapping[str, Mapping[int, Optimum]]) -> list[Claim]:
     """Over all widths muP's optimum moves by less than a step of the grid, the standard one by more."""
     ends = {}
     for name in MAIN:
         best = rates[name]
         low, high = min(best), max(best)
-        ends[name] = shift(transfer([low, high], [best[low], best[high]]), best)
+        ends[name] = shift(_law({width: best[width] for width in (low, high)}), best)
     factor = config.widths[-1] // config.widths[0]
     quantity = f"log2 of the best rate, change over a factor {factor} of width"
     slope = "difference of d log2(lr*) / d log2(width)"
-    still, moving = laws["mup"], laws["standard"]
+    still, moving = (_law(rates[name]) for name in ("mup", "standard"))
     return [
         Claim(
             "mup: the optimum moves by less than a step of the grid",
@@ -104,8 +104,14 @@ def _main_claims(
     ]
 
 
-def _ablation_claim(config: Any, name: str, law: PowerLaw) -> Claim:
+def _law(best: Mapping[int, Optimum]) -> PowerLaw:
+    """The line through optima that a claim is about."""
+    return resolved_law(transfer(list(best), list(best.values())), *best.values())
+
+
+def _ablation_claim(config: Any, name: str, best: Mapping[int, Optimum]) -> Claim:
     """What is reported of a change to muP: whether the optimum stays within a step of the grid, or not."""
+    law = _law(best)
     factor = config.widths[-1] / config.widths[0]
     moved = math.log2(factor) * law.exponent
     error = math.log2(factor) * law.stderr
@@ -127,12 +133,14 @@ def _ablation_claim(config: Any, name: str, law: PowerLaw) -> Claim:
     )
 
 
-def _regret_claims(rates: Mapping[str, Mapping[int, Optimum]], curves: Curves) -> list[Claim]:
+def _regret_claims(curves: Curves) -> list[Claim]:
     """Under muP what was tuned at the base width costs little at the largest."""
     claims = []
     for varied in dict.fromkeys(grid.varied for grid in curves):
         best = by_width(curves, "mup", varied)
-        cost, spread = relative_regret(best[max(best)], best[min(best)])
+        target, base = best[max(best)], best[min(best)]
+        cost, spread = relative_regret(target, base)
+        cost = resolved(cost, target, base)
         claims.append(
             Claim(
                 f"mup: transferring the {varied.replace('_', ' ')} costs little",

@@ -172,6 +172,28 @@ def test_planted_slopes_are_judged(still, moving, noise, verdicts):
     assert (claims[2].holds is True) == verdicts[2]
 
 
+def test_an_optimum_at_the_edge_is_not_judged(tmp_path, monkeypatch):
+    """Where CompleteP's deepest minimum stays at an edge, nothing about it holds, and the rest does."""
+
+    class AtTheEdge(Planted):
+        def train(self, shape, parametrization, rates, seeds, mode, store):
+            rows = super().train(shape, parametrization, rates, seeds, mode, store)
+            if (parametrization, shape) == ("completep", (64, 32)):
+                rows = [{**row, "train_loss": 2.0 ** (0.1 * row["log2_lr"])} for row in rows]
+            return rows
+
+    monkeypatch.setitem(TASKS, "mlp", AtTheEdge)
+    monkeypatch.setattr(report.figures, "save_all", lambda *_: {})
+    verdicts = {claim.name: claim.holds for claim in run(PRESETS["default"], tmp_path / "run").claims}
+    assert {name for name, holds in verdicts.items() if holds == "inconclusive"} == {
+        "completep: optimum does not move with depth",
+        "mup: optimum falls faster with depth than completep's",
+        "every slope is known well enough",
+        "completep: the rate tuned at width 64, depth 2 costs little at width 64, depth 32",
+    }
+    assert len(verdicts) == 8 and False not in verdicts.values()
+
+
 def decoder(tmp_path, **changes):
     """A decoder of two blocks on a few sentences."""
     for name in "abcd":

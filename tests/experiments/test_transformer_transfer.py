@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import transformer_transfer_report
 from experiments.decoder_sweep import load, schedule
 from experiments.transformer_transfer import PRESETS, Config, run
 from experiments.transformer_transfer_cases import ABLATIONS, CASES, MAIN, decoder
 from experiments.transformer_transfer_grids import Grid, grids
 from tests.experiments.support import killed, stored
+from widelimit.compare import find_optimum
 from widelimit.models import rules
+from widelimit.training import open_results
 
 VARIED = {"scales": (-1.0, 0.0, 1.0), "decays": (-2.0, 0.0, 2.0)}
 
@@ -69,6 +72,51 @@ def test_neutral_at_the_base_width(finished, config):
     for name in ("growing_heads", "sqrt_attention"):
         assert decoder(config, name, 8, 257) == decoder(config, "mup", 8, 257)
         assert decoder(config, name, 16, 257) != decoder(config, "mup", 16, 257)
+
+
+def planted(place):
+    """The minimum of a parabola over twelve rates, at this place give or take what seeds differ by."""
+    rates, seeds = np.arange(-12.0, 0.0), np.array([-0.1, 0.0, 0.1])
+    return find_optimum(rates, 2.0 ** (0.1 * (rates[:, None] - place - seeds) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("at_the_edge", "inconclusive"),
+    [
+        ((), set()),
+        (
+            (("mup", 8),),
+            {"mup: the optimum", "standard: the optimum falls faster", "mup: transferring"},
+        ),
+        ((("mup", 32),), {"mup: the optimum", "standard: the optimum falls faster", "mup: transferring"}),
+        ((("mup", 16),), {"standard: the optimum falls faster"}),
+        ((("standard", 32),), {"standard: the optimum falls by", "standard: the optimum falls faster"}),
+        ((("sqrt_attention", 32),), {"sqrt_attention"}),
+    ],
+)
+def test_an_optimum_at_the_edge_is_not_judged(config, at_the_edge, inconclusive, monkeypatch, tmp_path):
+    """Claims that a planted minimum at the lowest rate enters are inconclusive, and only those."""
+    wide = dataclasses.replace(
+        config, widths=(8, 16, 32), ablations=("sqrt_attention",), judge_ablations=True, spacing=0.5
+    )
+    places = {"mup": -4.5, "standard": -3.1, "sqrt_attention": -3.0}
+    falls = {"mup": 0.0, "standard": -1.2, "sqrt_attention": -1.0}
+    curves = {
+        grid: planted(places[grid.case] + falls[grid.case] * np.log2(grid.width / 8)) for grid in grids(wide)
+    }
+    for case, width in at_the_edge:
+        curves[Grid(width, case)] = planted(-20.0)
+        assert curves[Grid(width, case)].flag == "edge_low"
+    monkeypatch.setattr(transformer_transfer_report, "_figures", lambda *_: {})
+    with open_results(tmp_path / "run", "edges", {}) as results:
+        claims = transformer_transfer_report.summarise(wide, results, curves, load(wide)).claims
+    verdicts = {claim.name: claim.holds for claim in claims}
+    unresolved = {name for name, holds in verdicts.items() if holds == "inconclusive"}
+    assert len(unresolved) == len(inconclusive) and len(verdicts) == 5
+    assert all(any(name.startswith(start) for name in unresolved) for start in inconclusive)
+    assert [holds for name, holds in verdicts.items() if name not in unresolved] == [True] * (
+        5 - len(unresolved)
+    )
 
 
 @pytest.mark.slow
