@@ -74,12 +74,19 @@ class Source(Protocol):
         """Tokens in place of text."""
 
 
-def check_source(config: Source) -> None:
-    """Refuses flags of a text that its source has no use for."""
-    if config.token_file is not None and (config.source != "python" or config.tokenizer != "bytes"):
+def check_source(config: Source, preset: Source) -> None:
+    """Refuses flags of a text that its source has no use for; what the preset itself sets is no flag.
+
+    Args:
+        config: of the experiment.
+        preset: the preset that it started from.
+    """
+    names = ("source", "suffixes", "tokenizer")
+    given = [name for name in names if getattr(config, name) != getattr(preset, name)]
+    if config.token_file is not None and given:
         raise ValueError(
-            "token_file is tokenised already and takes the place of a source; leave source and "
-            f"tokenizer out, got {config.source!r} and {config.tokenizer!r}."
+            "token_file is tokenised already and takes the place of a source; leave "
+            f"{' and '.join(given)} out, got {' and '.join(repr(getattr(config, name)) for name in given)}."
         )
     if config.token_file is None and config.tokenizer == "bytes" and config.vocabulary is not None:
         raise ValueError(f"bytes have 257 tokens; leave vocabulary out, got {config.vocabulary}.")

@@ -135,15 +135,6 @@ class Config:
                 f"the window of learning rates must lie within 2^-{REACH} and 2^{REACH}; got {self.rates} "
                 f"rates, {self.spacing} apart in log2, around {self.center}."
             )
-        if self.model == "mlp":
-            defaults = {field.name: field.default for field in dataclasses.fields(self)}
-            unused = [name for name in _TEXT if getattr(self, name) != defaults[name]]
-            if unused:
-                raise ValueError(
-                    f"{', '.join(unused)}: the decoder's, and model is 'mlp'; leave them out, or pass "
-                    "--model decoder."
-                )
-        check_source(self)
 
     def shapes(self) -> list[Shape]:
         """Returns every shape in the order of training: the base, deeper ones, wider ones, the corner."""
@@ -186,6 +177,7 @@ PRESETS = {
 
 def run(config: Config, directory: Path) -> Summary:
     """Runs the sweep, or what is missing of it, and judges it."""
+    check_flags(config)
     task = TASKS[config.model](config)
     sizes = {shape: parameter_count(task.network(shape, "standard")) for shape in config.shapes()}
     # The number of devices decides the rounding, so a resumed run must have as many.
@@ -219,6 +211,18 @@ def run(config: Config, directory: Path) -> Summary:
         summary = report.summarise(config, results, optima, task)
         results.finish(summary)
     return summary
+
+
+def check_flags(config: Config) -> None:
+    """Refuses a flag that was given and would do nothing; what the preset itself sets is no flag."""
+    preset = PRESETS[config.preset]
+    unused = [name for name in _TEXT if getattr(config, name) != getattr(preset, name)]
+    if config.model == "mlp" and unused:
+        raise ValueError(
+            f"{', '.join(unused)}: the decoder's, and model is 'mlp'; leave them out, or pass "
+            "--model decoder."
+        )
+    check_source(config, preset)
 
 
 def _name(shape: Shape) -> str:

@@ -133,7 +133,6 @@ class Config:
                 raise ValueError(
                     f"{name} must be at least three increasing log2 values, or none; got {values}."
                 )
-        check_source(self)
 
 
 PRESETS = {
@@ -178,6 +177,7 @@ PRESETS = {
 
 def run(config: Config, directory: Path) -> Summary:
     """Runs the sweeps, or what is missing of them, and judges them."""
+    check_source(config, PRESETS[config.preset])
     tokens = load(config)
     step_windows(tokens, config, config.seed, 0), held_out(tokens, config)  # or says why there can be none
     wanted = grids(config)

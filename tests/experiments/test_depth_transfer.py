@@ -12,7 +12,7 @@ import pytest
 
 from experiments import depth_transfer_report as report
 from experiments.decoder_sweep import schedule
-from experiments.depth_transfer import PRESETS, Config, run
+from experiments.depth_transfer import PRESETS, Config, check_flags, run
 from experiments.depth_transfer_networks import TASKS, Digits, Shape, Text, same_network
 from experiments.mlp_sweep import classifier, numbers_of
 from tests.experiments.support import killed, stored
@@ -257,10 +257,35 @@ def test_completep_transfers_over_depth_and_mup_does_not(tmp_path):
         ({"parametrizations": ("mup", "alpha")}, r"parametrizations must be among .*; got \['alpha'\]"),
         ({"warmup": 4}, "fewer steps of warmup than steps"),
         ({"center": -80.0}, "the window of learning rates must lie within"),
-        ({"context": 8}, "context: the decoder's, and model is 'mlp'"),
     ],
 )
 def test_what_is_wrong_is_said(changes, sentence):
     """What cannot be run is refused in one sentence before anything is."""
     with pytest.raises(ValueError, match=sentence):
         dataclasses.replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "sentence"),
+    [
+        ("smoke", {"context": 8}, "context: the decoder's, and model is 'mlp'"),
+        ("full", {"model": "mlp", "tokenizer": "bytes"}, "tokenizer: the decoder's, and model is 'mlp'"),
+        (
+            "full",
+            {"token_file": "a.bin", "suffixes": (".md",)},
+            "token_file is tokenised .* leave suffixes out",
+        ),
+    ],
+)
+def test_flags_without_use_are_said(preset, changes, sentence, tmp_path):
+    """A flag that would do nothing is refused in one sentence before anything is read or written."""
+    with pytest.raises(ValueError, match=sentence):
+        run(dataclasses.replace(PRESETS[preset], **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_a_preset_sets_is_no_flag(preset):
+    """Every preset goes with either model, and with a file of tokens in place of its text."""
+    check_flags(dataclasses.replace(PRESETS[preset], model="mlp"))
+    check_flags(dataclasses.replace(PRESETS[preset], model="decoder", token_file="a.bin"))

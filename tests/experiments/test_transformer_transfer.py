@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import transformer_transfer_report
-from experiments.decoder_sweep import load, schedule
+from experiments.decoder_sweep import check_source, load, schedule
 from experiments.transformer_transfer import PRESETS, Config, run
 from experiments.transformer_transfer_cases import ABLATIONS, CASES, MAIN, decoder
 from experiments.transformer_transfer_grids import Grid, grids
@@ -223,14 +223,43 @@ def test_data_come_from_a_flag(tmp_path):
         ({"center": -70.0}, "must lie within 2\\^-60"),
         ({"scales": (1.0, 0.0, 2.0)}, "scales must be at least three increasing"),
         ({"decays": (1.0,)}, "decays must be at least three increasing"),
-        ({"token_file": "a.bin", "tokenizer": "bpe"}, "token_file is tokenised already"),
-        ({"vocabulary": 300}, "bytes have 257 tokens; leave vocabulary out, got 300"),
     ],
 )
 def test_bad_settings_are_named(changes, message):
     """One sentence, before any data are read."""
     with pytest.raises(ValueError, match=message):
         Config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        ("default", {"token_file": "a.bin", "tokenizer": "bpe"}, "leave tokenizer out, got 'bpe'"),
+        ("full", {"token_file": "a.bin", "tokenizer": "bytes"}, "leave tokenizer out, got 'bytes'"),
+        ("full", {"token_file": "a.bin", "suffixes": (".md",)}, "leave suffixes out, got .'.md',."),
+        (
+            "smoke",
+            {"token_file": "a.bin", "source": "b", "suffixes": (".md",)},
+            "leave source and suffixes out",
+        ),
+        ("default", {"vocabulary": 300}, "bytes have 257 tokens; leave vocabulary out, got 300"),
+        ("full", {"vocabulary": 300, "tokenizer": "bytes"}, "bytes have 257 tokens; leave vocabulary out"),
+    ],
+)
+def test_flags_of_another_text_are_named(preset, changes, message, tmp_path):
+    """A flag that the source has no use for, in one sentence, before any data are read."""
+    with pytest.raises(ValueError, match=message):
+        run(dataclasses.replace(PRESETS[preset], **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_token_file_goes_with_every_preset(preset, tmp_path):
+    """The tokenizer that a preset sets is not the user's: a token file takes its place."""
+    np.arange(500, dtype=np.uint16).tofile(tmp_path / "train.bin")
+    config = dataclasses.replace(PRESETS[preset], token_file=tmp_path / "train.bin", vocabulary=600)
+    check_source(config, PRESETS[preset])
+    assert load(config).vocabulary == 600
 
 
 def test_text_shorter_than_the_context_is_named(config, tmp_path):
