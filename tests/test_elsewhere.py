@@ -243,7 +243,7 @@ def published_model() -> Model:
 MODELS = [
     pytest.param(nnx_model, id="NNX", marks=pytest.mark.slow),
     pytest.param(equinox_model, id="Equinox"),
-    pytest.param(haiku_model, id="Haiku"),
+    pytest.param(haiku_model, id="Haiku", marks=pytest.mark.slow),
     pytest.param(published_model, id="published", marks=pytest.mark.slow),
 ]
 

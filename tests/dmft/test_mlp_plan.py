@@ -71,6 +71,7 @@ def test_a_budget_chooses_windows_and_refuses_with_the_numbers():
         dmft.plan(p, sample=3)
 
 
+@pytest.mark.slow
 def test_windows_change_nothing_but_rounding(monkeypatch):
     """Blocks of steps are a matter of speed: several windows give what one gives, to float64 rounding."""
     p = problem(steps=9)

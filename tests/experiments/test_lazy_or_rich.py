@@ -189,6 +189,7 @@ def test_a_rate_that_diverges_is_not_chosen():
     assert choose_share(setting, sample, kernel)[0] == 0.2
 
 
+@pytest.mark.slow
 def test_a_scale_that_diverges_is_a_row_and_no_verdict(tmp_path):
     """At three times the largest stable rate the lazy end diverges: the run ends, and decides nothing."""
     config = dataclasses.replace(

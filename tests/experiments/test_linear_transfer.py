@@ -61,6 +61,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(smoke, tmp_path):
     assert stored(place) == stored(directory)
 
 
+@pytest.mark.slow
 def test_claims_fail_for_another_theory(smoke):
     """Held against a theory with other batches or another richness, the same networks refute it."""
     _, directory = smoke
@@ -97,6 +98,7 @@ def test_both_slopes_vanish_like_one_over_the_width():
         np.testing.assert_allclose(far[0] / far[1], 2.0, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_rates_that_diverge_are_results(tmp_path):
     """Rates far beyond stability: rows say how many diverged, and the rest is judged."""
     config = dataclasses.replace(SMOKE, seeds=4, size=8, highest=200.0, spacing=0.5)

@@ -136,6 +136,7 @@ def test_killed_ten_times_it_ends_with_the_same_bits(undisturbed, tmp_path):
     assert stored(tmp_path / f"run{runs}") == stored(reference)
 
 
+@pytest.mark.slow
 def test_strict_exits_with_one_unless_every_claim_holds(undisturbed, tmp_path):
     directory = undisturbed[0]
     summary = json.loads((directory / "summary.json").read_text())

@@ -81,7 +81,9 @@ def test_every_kind_of_solution_can_be_drawn(solution):
         assert axes[0, 2].get_legend().get_texts()[0].get_text() == "layer 0"
 
 
-@pytest.mark.parametrize(("two_time", "classes"), [(False, None), (True, 2)])
+@pytest.mark.parametrize(
+    ("two_time", "classes"), [(False, None), pytest.param(True, 2, marks=pytest.mark.slow)]
+)
 def test_ensembles_are_drawn_at_their_times(two_time, classes):
     """Kernels of some times stand at their steps, those of equal times are not drawn between times, and an
     extrapolation is drawn as an ensemble is."""

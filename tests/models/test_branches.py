@@ -133,6 +133,7 @@ def training(predict, make, template, y):
     return run
 
 
+@pytest.mark.slow
 def test_declared_branches_are_those_of_our_own_network():
     """probe and in_branches find of Flax's network what our ResidualMLP declares; trained, they are one."""
     config = ResidualMLPConfig(

@@ -49,6 +49,7 @@ def assert_rate(widths, configs, x):
     assert scores[-1][0] < scores[-1][1]
 
 
+@pytest.mark.slow
 def test_one_network_errs_as_the_root_of_width():
     """A standard-parametrized relu network with biases and its SGD rates, over a factor of 16 in width."""
     widths = [64, 256, 1024]

@@ -101,6 +101,7 @@ def test_the_kernel_is_that_of_jacobians(apply, found):
     compare(apply, PARAMS, X, X[:2], forms=("trace",))
 
 
+@pytest.mark.slow
 def test_other_forms_and_blocks_of_outputs_are_the_same():
     """A plan for the trace serves every form; its features hold no array without the samples' axis."""
     made = empirical.plan(plain, PARAMS, X, form="trace")

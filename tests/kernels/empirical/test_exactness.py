@@ -143,7 +143,7 @@ class Decoder(nn.Module):
 @pytest.mark.parametrize(
     "fused, dtype",
     [
-        (False, "float32"),
+        pytest.param(False, "float32", marks=pytest.mark.slow),
         pytest.param(False, "float64", marks=pytest.mark.slow),
         pytest.param(True, "float32", marks=pytest.mark.slow),
         (True, "float64"),

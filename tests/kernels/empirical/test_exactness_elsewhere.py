@@ -86,6 +86,7 @@ class Block(nnx.Module):
         return self.embed.attend(x)[:, -1]
 
 
+@pytest.mark.slow
 def test_nnx():
     """The clean route: split once, merge inside apply; nothing is tapped or patched."""
     ids = jax.random.randint(KEYS[0], (3, 4), 0, 7)
