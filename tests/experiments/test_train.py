@@ -6,14 +6,16 @@ import dataclasses
 import json
 import math
 import re
+import types
 
 import numpy as np
 import pytest
 
-from experiments import train
+from experiments import train, train_report
 from tests.experiments.support import stored
 from widelimit.training import main
 from widelimit.training.scale import make_mesh
+from widelimit.training.scale.fit import checksum
 
 TIMES = {"train_seconds", "warmup", "seconds"}
 TEXT = ["".join(f"line {i * k % 97} of {k}\n" for i in range(200)) for k in range(3, 11)]
@@ -134,6 +136,20 @@ def test_a_token_file_of_uint32_is_read_as_such(tmp_path, capsys):
     config = dataclasses.replace(train.PRESETS["smoke"], token_file=path, token_dtype="uint32")
     job = train.make_job(config, make_mesh())
     assert job.outputs > 2**16 and job.batches(0).max() > 2**16
+
+
+def test_batches_of_another_step_are_found():
+    """Rows keep a checksum of what they were trained on, and only the last are drawn again."""
+    job = types.SimpleNamespace(batches=lambda step: np.full(3, step))
+    rows = [{"draw": 0}, {"step": 0, "validation_loss": 1.0}]
+    for last in (100, 200, 300):
+        seen = checksum([job.batches(step) for step in range(last - 100, last)])
+        rows.append({"step": last, "steps": 100, "checksum": seen})
+    assert train_report.misplaced(job, rows) == 0
+    shifted = types.SimpleNamespace(batches=lambda step: np.full(3, step + 1))
+    assert train_report.misplaced(shifted, rows) == 200
+    repeated = [*rows[:-1], {**rows[-1], "checksum": rows[-2]["checksum"]}]
+    assert train_report.misplaced(job, repeated) == 100
 
 
 def test_a_run_on_other_text_is_refused(undisturbed, source, tmp_path, capsys, monkeypatch):

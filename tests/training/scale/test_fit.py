@@ -11,6 +11,7 @@ import pytest
 from tests.training.scale.support import mlp_trainer, samples, shared_mlp_trainer
 from widelimit.training import Checkpoint, open_results
 from widelimit.training.scale import fit, make_mesh
+from widelimit.training.scale.fit import checksum
 
 TIMES = ("seconds", "train_seconds", "warmup")
 VALIDATION = [samples(1000), samples(1001)]
@@ -87,6 +88,7 @@ def test_rows_say_what_happened(undisturbed):
     assert [row["tokens"] for row in rows] == [0, 24, 48, 72, 80]
     assert [row["steps"] for row in rows[1:]] == [3, 3, 3, 1]
     assert [row["warmup"] for row in rows[1:]] == [True, False, False, False]
+    assert rows[2]["checksum"] == checksum([samples(step) for step in (3, 4, 5)]) != rows[3]["checksum"]
     assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
     state = shared_mlp_trainer().initialise(jax.random.key(0))
     first = [float(shared_mlp_trainer().evaluate(state.params, one)) for one in VALIDATION]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,13 +59,14 @@ def fit(
     r"""Trains for a number of steps, or goes on with a run that was killed.
 
     After every ``log_every`` steps a row is written: the mean of loss, gradient norm and relative update over
-    these steps, the validation loss where it is due, and times. Then a checkpoint, where that is due: the
-    weights, the optimizer's state, and the number of the next batch, which is all there is to know of the
-    data. A resumed run recomputes what came after its checkpoint and ends with the same bits as if it had not
-    been interrupted, because ``batches`` is a pure function of the step and the program is the same; rows
-    that are there already are not written twice. (On a GPU add ``--xla_gpu_deterministic_ops=true`` to
-    ``XLA_FLAGS``: sums whose order is left open differ in their last bits.) A loss, gradient or update that
-    is not finite ends the run, and so does such a validation loss after a step; that is a result, no error.
+    these steps, the ``checksum`` of their batches, the validation loss where it is due, and times. Then a
+    checkpoint, where that is due: the weights, the optimizer's state, and the number of the next batch, which
+    is all there is to know of the data. A resumed run recomputes what came after its checkpoint and ends with
+    the same bits as if it had not been interrupted, because ``batches`` is a pure function of the step and
+    the program is the same; rows that are there already are not written twice. (On a GPU add
+    ``--xla_gpu_deterministic_ops=true`` to ``XLA_FLAGS``: sums whose order is left open differ in their last
+    bits.) A loss, gradient or update that is not finite ends the run, and so does such a validation loss
+    after a step; that is a result, no error.
 
     Args:
         trainer: the programs.
@@ -147,6 +149,23 @@ def fit(
     return FitResult(state, rows, int(state.diverged_at) >= 0, resumed_at, run.compile_seconds)
 
 
+def checksum(batch: PyTree, before: int = 0) -> int:
+    """Returns the CRC-32 of a batch's arrays, so that a row can say which batches it saw.
+
+    Args:
+        batch: pytree of host arrays.
+        before: the checksum of the batches before this one.
+
+    Example:
+        >>> one, two = np.zeros(3, np.int32), np.ones(3, np.int32)
+        >>> checksum(two, checksum(one)) == checksum([one, two]) != checksum([two, one])
+        True
+    """
+    for leaf in jax.tree.leaves(batch):
+        before = zlib.crc32(np.asarray(leaf).tobytes(), before)
+    return before
+
+
 class _Fit:
     """One process's part of a run.
 
@@ -177,9 +196,12 @@ class _Fit:
         """Takes some steps and returns their row. One step is under way while the next batch is prepared."""
         started = time.perf_counter()
         metrics: list[Metrics] = []
+        seen = 0
         for step in range(first, until):
-            batch, called = self._batch(step), time.perf_counter()
-            state, measured = self.trainer.step(state, batch)
+            batch = self.batches(step)
+            seen = checksum(batch, seen)
+            placed, called = self._placed(batch), time.perf_counter()
+            state, measured = self.trainer.step(state, placed)
             if warmup and not metrics:  # a call returns once it is compiled, before it is computed
                 self.compile_seconds = time.perf_counter() - called
             metrics.append(measured)
@@ -194,7 +216,8 @@ class _Fit:
             row[name] = mean if diverged_at < 0 else math.nan
         if diverged_at >= 0:
             row["diverged_at"] = diverged_at
-        return state, {**row, "steps": until - first, "train_seconds": seconds, "warmup": warmup}
+        row |= {"steps": until - first, "checksum": seen, "train_seconds": seconds, "warmup": warmup}
+        return state, row
 
     def validate(self, state: TrainState) -> dict[str, float]:
         """The validation loss, if there is something to validate on."""
@@ -211,10 +234,6 @@ class _Fit:
         self.rows.append(row)
         if self.results is not None and not self.results.find(step=row["step"]):
             self.results.append(row)
-
-    def _batch(self, step: int) -> PyTree:
-        """A batch on the mesh."""
-        return self._placed(self.batches(step))
 
     def _placed(self, batch: PyTree) -> PyTree:
         """Puts a batch on the mesh."""
