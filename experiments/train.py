@@ -40,7 +40,7 @@ class Config:
 
     Args:
         preset: the preset this config started from.
-        seed: of initial weights, batches and data split.
+        seed: of initial weights and batches, and of the split of images; text is split by file.
         model: decoder (a language model on text) or vit (a vision transformer on images).
         source: the text: python (its own standard library), a directory or a file.
         suffixes: endings of the files of a directory of text; none is .txt.
@@ -172,6 +172,10 @@ class Config:
                 "clip, weight_decay and seed must be 0 or more, and pad_vocabulary at least 1; got "
                 f"{self.clip}, {self.weight_decay}, {self.seed} and {self.pad_vocabulary}."
             )
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(
+                f"beta1 and beta2 must be at least 0 and below 1; got {self.beta1} and {self.beta2}."
+            )
 
 
 # Flags that only some runs can honour, and what a config must be to honour them.
@@ -246,7 +250,12 @@ def run(config: Config, directory: Path) -> Summary:
     _check_flags(config)
     mesh = make_mesh(config.mesh_data, config.mesh_model)
     job = make_job(config, mesh)
-    fixed = {"data": job.fingerprint, "devices": jax.device_count()}
+    # The peak and the last bits are those of one kind of device.
+    fixed = {
+        "data": job.fingerprint,
+        "devices": jax.device_count(),
+        "device_kind": mesh.devices.flat[0].device_kind,
+    }
     trainer = Trainer(job.loss, job.optimizer, job.rules, mesh, config.micro_batches)
     trainer.place(job.batches(0))  # or says why there can be no such batch
     jax.eval_shape(job.loss, trainer.shapes.params, job.batches(0))  # or why this device cannot compute it

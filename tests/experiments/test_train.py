@@ -115,6 +115,8 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(undisturbed, sou
         ("--warmup 12", "the warm-up must end before the run does; got 12 of 12 steps"),
         ("--validate-every 6", "validate_every must be a multiple of log_every; got 6 and 4"),
         ("--steps 0", "must be at least 1; got 0"),
+        ("--beta2 1", "beta1 and beta2 must be at least 0 and below 1; got 0.9 and 1.0"),
+        ("--beta1 -0.1", "beta1 and beta2 must be at least 0 and below 1; got -0.1 and 0.95"),
         ("--clip -1", "clip, weight_decay and seed must be 0 or more"),
     ],
 )
@@ -158,6 +160,15 @@ def test_a_run_on_other_text_is_refused(undisturbed, source, tmp_path, capsys, m
     monkeypatch.setattr(train, "make_job", lambda *a: dataclasses.replace(whole(*a), fingerprint="0" * 16))
     assert start(undisturbed, *source) == 2
     assert "begun with data" in capsys.readouterr().err
+
+
+def test_a_run_from_another_kind_of_device_is_refused(undisturbed, source, tmp_path, capsys):
+    """Its peak and its last bits are another's."""
+    stored = json.loads((undisturbed / "config.json").read_text())
+    stored["plan"]["device_kind"] = "abacus"
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert start(tmp_path, *source) == 2
+    assert "begun with device_kind" in capsys.readouterr().err
 
 
 @pytest.mark.slow
