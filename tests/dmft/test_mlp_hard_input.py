@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from widelimit import dmft
+from widelimit.dmft.causal import noise
 
 X = np.random.default_rng(5).standard_normal((6, 3))
 
@@ -105,3 +106,15 @@ def test_problems_of_other_solvers_are_sent_there():
         dmft.mlp(residual)
     with pytest.raises(ValueError, match="knows no weight decay"):
         dmft.mlp(problem(weight_decay=0.1), output_rule="ntk_euler")
+
+
+@pytest.mark.parametrize("draws", range(4, 33))
+def test_noise_of_few_draws_is_matched_or_left_alone(draws):
+    """Down to fewer draws than rows nothing is inverted that has no inverse; matched times have covariance 1."""
+    raw = np.random.default_rng(draws).standard_normal((5, 8, draws), dtype=np.float32)
+    matched = noise.match(raw)
+    if 3 * 8 > draws:
+        assert matched is raw
+    else:
+        covariance = matched @ np.swapaxes(matched, -1, -2) / draws
+        np.testing.assert_allclose(covariance, np.broadcast_to(np.eye(8), covariance.shape), atol=1e-4)

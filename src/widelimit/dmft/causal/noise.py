@@ -60,8 +60,8 @@ def match(raw: np.ndarray) -> np.ndarray:
         raw: standard normal, shape [times, rows, draws].
     """
     times, rows, draws = raw.shape
-    if 2 * rows > draws:
-        return raw  # too few draws for a covariance of their own
+    if 3 * rows > draws:
+        return raw  # too few draws, less those of a first time and the mean, for a covariance of their own
     noise = raw - raw.mean(axis=2, keepdims=True)
     first = min(times, 16, max(1, draws // (8 * rows)))
     for t in range(first):
