@@ -110,7 +110,7 @@ def test_problems_of_other_solvers_are_sent_there():
 
 @pytest.mark.parametrize("draws", range(4, 33))
 def test_noise_of_few_draws_is_matched_or_left_alone(draws):
-    """Down to fewer draws than rows nothing is inverted that has no inverse; matched times have covariance 1."""
+    """With fewer draws than rows nothing singular is inverted; matched times have covariance 1."""
     raw = np.random.default_rng(draws).standard_normal((5, 8, draws), dtype=np.float32)
     matched = noise.match(raw)
     if 3 * 8 > draws:
