@@ -191,11 +191,15 @@ class Job:
         if self._symmetric:
             mirrored = numbers.swapaxes(0, 1)
             mirrored = mirrored.swapaxes(2, 3) if mirrored.ndim == 4 else mirrored
-            if part.top == part.left:
-                numbers = (numbers + mirrored) / 2
-            else:
+            if part.top != part.left:
                 result.write(part.left, part.top, mirrored)
-        result.write(part.top, part.left, numbers)
+        if self._symmetric and part.top == part.left:
+            # Row by row: two more tiles would be in memory, while the next one is computed there.
+            for row in range(len(numbers)):
+                same = slice(row, row + 1)
+                result.write(part.top + row, part.left, (numbers[same] + mirrored[same]) / 2)
+        else:
+            result.write(part.top, part.left, numbers)
         result.finished(part)
 
 
