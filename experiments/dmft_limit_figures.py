@@ -40,8 +40,9 @@ def save_all(results: Results, found: Found) -> dict[str, str]:
         f"standard errors. (c) Held-out images after training, width {last}. (d, e) Distance of single "
         "networks and of their mean from DMFT, over all steps and images, with predicted slopes (dashed); "
         "grey: DMFT's Monte-Carlo error; lines: distance of other predictions. (f) The same for the mean of "
-        "kernels, relative. (g, h) Kernels of training and held-out images after training, networks above "
-        "the diagonal, DMFT below. (i) Densities of a pre-activation, units of networks and sites of DMFT."
+        "kernels, relative; *: fitted together with a factor exp(k / N). (g, h) Kernels of training and "
+        "held-out images after training, networks above the diagonal, DMFT below. (i) Densities of a "
+        "pre-activation, units of networks and sites of DMFT."
     }
 
 
@@ -65,13 +66,13 @@ def _losses(one: Regime) -> dict[str, Any]:
 
 def _line(one: Regime, quantity: str, which: str, predicted: float) -> dict[str, Any]:
     """Sizes against width."""
-    sizes, law = one.sizes(quantity, which), getattr(one.rates[quantity], f"{which}_rate")
+    sizes, (law, bent) = one.sizes(quantity, which), one.rate(quantity, which)
     return {
         "widths": one.widths,
         "values": sizes.values,
         "errors": sizes.errors,
         "predicted": predicted,
-        "label": f"{law.value:+.2f} ± {law.stderr:.2f} ({predicted:g})",
+        "label": f"{law.value:+.2f} ± {law.stderr:.2f} ({predicted:g})" + ("*" if bent else ""),
     }
 
 

@@ -23,6 +23,9 @@ QUANTITIES = {
     "gradients": "gradient kernels",
     "ntk": "tangent kernels",
 }
+# Of the means of these, the pilot's slope bent over the widths: their exponents are fitted together with a
+# factor exp(k / N).
+BENT = ("gradients", "ntk")
 
 
 class Sizes(NamedTuple):
@@ -73,6 +76,11 @@ class Regime:
     def corrected(self) -> dict[str, Convergence]:
         """The same, with a factor exp(k / N) fitted too."""
         return convergence(self.ensembles, self.full, correction=True)
+
+    def rate(self, quantity: str, which: str) -> tuple[Estimate, bool]:
+        """The fitted exponent, and whether a correction was fitted with it."""
+        bent = which == "mean" and quantity in BENT
+        return getattr((self.corrected if bent else self.rates)[quantity], f"{which}_rate"), bent
 
     @functools.cached_property
     def extrapolated(self) -> dmft.Solution:

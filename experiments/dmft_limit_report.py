@@ -18,7 +18,6 @@ from widelimit.compare import Claim, Summary, family_quantile
 # beyond: their exponents are fitted together with a factor exp(k / N). DMFT's kernels have no control
 # variate, so that less is asked of their exponents; enough to tell -1 from -1/2.
 SINGLE, MEAN = 2.0, 3.0
-BENT = ("gradients", "ntk")
 WANTED, WANTED_KERNELS = 0.05, 0.1
 NTK_OFF, NTK_CLOSE, NONE_OFF = 0.1, 0.05, 0.02  # distances over |f|, stated before the run
 JOINT, RESOLVED = 3.0, 0.01  # joint standard errors, and how large over |f| one may be
@@ -68,8 +67,7 @@ def _finite(widths: tuple[int, ...], correction: float) -> float:
 
 def _slope(one: Regime, quantity: str, which: str) -> Claim:
     """A claim on an exponent."""
-    bent = which == "mean" and quantity in BENT
-    law, predicted = getattr((one.corrected if bent else one.rates)[quantity], f"{which}_rate"), RATES[which]
+    (law, bent), predicted = one.rate(quantity, which), RATES[which]
     size = 0.0 if bent else SINGLE if which == "single" else MEAN
     rough = which == "mean" and quantity not in ("predictions", "loss")
     wanted = WANTED_KERNELS if rough else WANTED
