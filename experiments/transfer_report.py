@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.transfer_search import resolved, resolved_law
 from widelimit.compare import (
     Claim,
     Estimate,
@@ -42,7 +43,8 @@ PREDICTED = {
 def summarise(config: Any, results: Results, optima: Optima) -> Summary:
     """Judges the transfer and draws it."""
     slopes = {
-        case: transfer(config.widths, [best[w] for w in config.widths]) for case, best in optima.items()
+        case: resolved_law(transfer(config.widths, [best[w] for w in config.widths]), *best.values())
+        for case, best in optima.items()
     }
     figures = {
         "loss_against_rate.png": "Training loss after the last step against the learning rate, "
@@ -143,7 +145,9 @@ def _regret_claims(config: Any, optima: Optima) -> list[Claim]:
     claims = []
     for (parametrization, optimizer), best in optima.items():
         if parametrization == "mup":
-            cost, spread = relative_regret(best[config.widths[-1]], best[config.widths[0]])
+            ends = best[config.widths[-1]], best[config.widths[0]]
+            cost, spread = relative_regret(*ends)
+            cost = resolved(cost, *ends)
             claims.append(
                 Claim(
                     f"mup/{optimizer}: transferring the rate costs little",
