@@ -41,11 +41,14 @@ class Checkpoint:
 
     def latest(self) -> int | None:
         """Returns the number of the newest complete state, or None. Does not load Orbax."""
+        return max(self._numbers(), default=None)
+
+    def _numbers(self) -> list[int]:
+        """Those of all complete states."""
         if not self.directory.is_dir():
-            return None
+            return []
         # Orbax renames a directory to its number once all of it is on disk.
-        numbers = [int(path.name) for path in self.directory.iterdir() if path.name.isdecimal()]
-        return max(numbers, default=None)
+        return [int(path.name) for path in self.directory.iterdir() if path.name.isdecimal()]
 
     def due(self) -> bool:
         """Whether it is time for the next state."""
@@ -124,9 +127,11 @@ class Checkpoint:
             with self._manager() as manager:
                 return manager.restore(number, args=ocp.args.Composite(**{part: how}))[part]
         except Exception as error:  # Orbax, tensorstore and json each have their own
+            where, older = self.directory / str(number), len(self._numbers()) > 1
+            advice = "delete it to go on from the state before it." if older else self._advice
             raise ValueError(
-                f"the checkpoint {self.directory / str(number)} cannot be read and seems truncated "
-                f"({type(error).__name__}); {self._advice}"
+                f"the checkpoint {where} cannot be read and seems truncated "
+                f"({type(error).__name__}); {advice}"
             ) from error
 
     def clear(self) -> None:

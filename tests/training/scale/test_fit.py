@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -171,15 +172,33 @@ def finished(tmp_path_factory):
     return directory
 
 
+def truncate(state):
+    """What a full disk or a bad one leaves."""
+    for path in state.rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+
+
 def test_a_truncated_state_is_refused(tmp_path):
     """One sentence says which directory, and what to do."""
     with pytest.raises(Stop):
         run(tmp_path, stop=4)
-    for path in (tmp_path / "state").rglob("*"):
-        if path.is_file():
-            os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(ValueError, match="state/3 cannot be read and seems truncated .* delete"):
+    truncate(tmp_path / "state" / "3")
+    with pytest.raises(ValueError, match="state/3 cannot be read and seems truncated .* to start this sweep"):
         run(tmp_path)
+
+
+def test_without_a_truncated_state_the_one_before_serves(tmp_path, undisturbed):
+    """Doing what the sentence says loses a stretch and nothing else."""
+    with pytest.raises(Stop):
+        run(tmp_path, stop=8)
+    truncate(tmp_path / "state" / "6")
+    with pytest.raises(ValueError, match="state/6 cannot be .*; delete it to go on from the state before it"):
+        run(tmp_path)
+    shutil.rmtree(tmp_path / "state" / "6")
+    resumed = run(tmp_path)
+    assert resumed.resumed_at == 3
+    assert_same_bits(resumed, undisturbed)
 
 
 @pytest.mark.parametrize(
