@@ -168,7 +168,7 @@ PRESETS = {
 def run(config: Config, directory: Path) -> Summary:
     """Measures what is missing, and judges the whole."""
     batches = data.load(config)
-    fixed = {"data": data.fingerprint(batches)}
+    fixed = {"data": data.fingerprint(batches), "devices": jax.device_count()}
     with open_results(directory, "depth_check", config, fixed=fixed) as results:
         plan = [
             (branch_depth, optimizer, depth, width)

@@ -170,7 +170,7 @@ PRESETS = {
 def run(config: Config, directory: Path) -> Summary:
     """Measures what is missing, and judges the whole."""
     batches = depth_check_data.images(config.seed, 1, config.batch_size)
-    fixed = {"data": depth_check_data.fingerprint(batches)}
+    fixed = {"data": depth_check_data.fingerprint(batches), "devices": jax.device_count()}
     with open_results(directory, "laziness", config, fixed=fixed) as results:
         plan = config.cells()
         # What a cell computes, and what its program costs to compile, in the same unit.

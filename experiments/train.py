@@ -58,7 +58,7 @@ class Config:
         depth: blocks.
         base_depth: where hyperparameters were tuned.
         head_size: size of a head, so that heads grow in number with the width.
-        heads: number of heads, so that they grow in size; needs --head-size none.
+        heads: number of heads, so that they grow in size; needs --head-size None.
         kv_heads: heads of keys and values; none for one per query head.
         mlp_ratio: hidden units of the MLP per unit of the width.
         activation: gelu, relu_squared, swiglu, ...
