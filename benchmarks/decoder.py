@@ -1,6 +1,6 @@
 """Our decoder's training step and sweep beside nanoGPT-mup in PyTorch on the same CPU: tokens per second.
 
-    python -m benchmarks.decoder --peer CLONE --python PATH        (more than 6 minutes on 2 idle cores)
+    python -m benchmarks.decoder --peer CLONE --python PATH        (MINUTES minutes on 2 idle cores)
 
 CLONE is a clone of EleutherAI/nanoGPT-mup, bare or not; PATH the interpreter of an environment with torch
 and numpy. Without them only our side is measured. Aims, on two cores: 0.8 of PyTorch's tokens per second in a
@@ -19,12 +19,14 @@ compared with PyTorch's 8 runs one after another, and in one single-threaded pro
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +37,7 @@ SIZES = {"batch": 16, "context": 128, "vocabulary": 256, "depth": 4, "heads": 4}
 CORES = os.cpu_count() or 1
 AIM_STEP, AIM_SWEEP = 0.8, 1.2
 RUNS, RUN_STEPS = 8, 10
+STARTED = time.perf_counter()
 # Asks glibc for large pages: clearing a program's scratch memory, new in each call, then costs a tenth.
 LARGE = ("env", "GLIBC_TUNABLES=glibc.malloc.hugetlb=1")
 Side = Callable[[], Row]
@@ -70,18 +73,29 @@ def compare(head: Row, ours: Side, theirs: Side, repeats: int, aim: float | str)
     ratio, low, high = median(
         [a / b for a, b in zip(of("ours", "speed"), of("theirs", "speed"), strict=True)]
     )
-    return head | {
-        "torch (tokens/s)": round(median(of("theirs", "speed"))[0]),
-        "widelimit (tokens/s)": round(median(of("ours", "speed"))[0]),
-        "ratio": round(ratio, 3),
-        "95% interval": f"{low:.2f} to {high:.2f}",
-        "aim": aim,
-        "torch (cpu ms/step)": 1e3 * min(of("theirs", "cpu")),
-        "widelimit (cpu ms/step)": 1e3 * min(of("ours", "cpu")),
-        "losses": "{:.3f}, {:.3f}".format(*(answers[side][-1]["loss"] for side in ("theirs", "ours"))),
-    }
+    return said(
+        head
+        | {
+            "torch (tokens/s)": round(median(of("theirs", "speed"))[0]),
+            "widelimit (tokens/s)": round(median(of("ours", "speed"))[0]),
+            "ratio": round(ratio, 3),
+            "95% interval": f"{low:.2f} to {high:.2f}",
+            "aim": aim,
+            "torch (cpu ms/step)": 1e3 * min(of("theirs", "cpu")),
+            "widelimit (cpu ms/step)": 1e3 * min(of("ours", "cpu")),
+            "losses": "{:.3f}, {:.3f}".format(*(answers[side][-1]["loss"] for side in ("theirs", "ours"))),
+        }
+    )
 
 
+def said(row: Row) -> Row:
+    """Prints a row as soon as it is measured; the tables come at the end."""
+    values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()]
+    print(f"{time.perf_counter() - STARTED:5.0f} s  " + ", ".join(values), flush=True)
+    return row
+
+
+@functools.cache
 def fastest(torch: Worker, width: int) -> Row:
     """Returns the way of running PyTorch that is fastest here."""
     ways = [
@@ -144,7 +158,7 @@ def compiling(ours: Worker, flags: argparse.Namespace) -> list[Row]:
         for depth in depths:
             answer = ask(ours, {"do": "compiling", "width": 64, "depth": depth, "scan": scan})
             blocks = "scanned" if scan else "unrolled"
-            rows.append({"compile": f"{depth} blocks, {blocks}", **answer})
+            rows.append(said({"compile": f"{depth} blocks, {blocks}", **answer}))
     return rows
 
 
@@ -154,7 +168,8 @@ def alone(ours: Worker, flags: argparse.Namespace) -> list[Row]:
     for width, inside in itertools.product(flags.widths, (True, False)):
         request = {"do": "steps", "width": width, "steps": flags.steps, "inside": inside}
         speeds = [ask(ours, request)["speed"] for _ in range(1 + flags.repeats)][1:]
-        rows.append({"work": f"step, width {width}", "inside": inside, "tokens/s": median(speeds)[0]})
+        row = {"work": f"step, width {width}", "inside": inside, "tokens/s": median(speeds)[0]}
+        rows.append(said(row))
     return rows
 
 
@@ -167,7 +182,7 @@ def main() -> int:
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 32], help="default 4 16 32")
     parser.add_argument("--steps", type=int, default=5, help="steps per timed pass (default 5)")
     parser.add_argument("--repeats", type=int, default=7, help="timed pairs (default 7)")
-    parser.add_argument("--sweep-repeats", type=int, default=5, help="timed pairs of sweeps (default 5)")
+    parser.add_argument("--sweep-repeats", type=int, default=6, help="timed pairs of sweeps (default 6)")
     flags = parser.parse_args()
     if (flags.peer is None) != (flags.python is None):
         parser.error("--peer and --python go together: the peer's model runs in that interpreter.")
@@ -182,7 +197,7 @@ def main() -> int:
             rows = alone(ours, flags)
         else:
             theirs = (flags.python, Path(__file__).with_name("decoder_torch.py"), sizes, flags.peer)
-            torch, *several = (start(Worker(*theirs)) for _ in range(1 + CORES))
+            torch, *several = (start(Worker(*theirs)) for _ in range(1 + min(CORES, RUNS)))
             rows = steps(ours, torch, "in one program", True, flags)
             rows += steps(ours, torch, "a call each", False, flags)
             large = start(Worker(*LARGE, *mine)), start(Worker(*LARGE, *theirs))
