@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
-# Most of the suite's time is spent in the compiler, on programs that run once: a fifth of it is saved at the
-# lower level of optimization.
-FLAGS = {"--xla_force_host_platform_device_count": 8, "--xla_backend_optimization_level": 1}
+# Most of the suite's time is spent in the compiler, on programs that run once or twice: it optimises them
+# little (at level 0 those that run long take twice as long), and does not split them among threads.
+FLAGS = {
+    "--xla_force_host_platform_device_count": 8,
+    "--xla_backend_optimization_level": 1,
+    "--xla_cpu_parallel_codegen_split_count": 1,
+}
 for flag, value in FLAGS.items():
     if flag not in os.environ.get("XLA_FLAGS", ""):  # read once, when the backend starts: before any JAX call
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
@@ -24,7 +30,18 @@ jaxtyping.install_import_hook("widelimit", "tests.shapes.check_shapes")
 # Set here and not through the environment: a subprocess that a test starts must see what a user sees.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_enable_compilation_cache", False)
+
+# Tests build the same programs anew; a worker compiles each once. JAX writes entries without a lock, so that
+# workers do not share them.
+PROGRAMS = tempfile.mkdtemp(prefix="widelimit-programs-")
+jax.config.update("jax_compilation_cache_dir", PROGRAMS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # below, writing it costs more
+
+
+def pytest_unconfigure() -> None:
+    """Deletes the programs."""
+    shutil.rmtree(PROGRAMS, ignore_errors=True)
+
 
 # Scripts and helpers beside the tests hold no doctests and may need packages of an environment of their own.
 collect_ignore = [

@@ -73,6 +73,7 @@ def test_only_imports_and_functions_of_a_notebook_are_run(clone):
         definitions(clone(0), "mlp", {})
 
 
+@pytest.mark.slow
 def test_a_run_of_theirs_is_watched_and_stopped(clone):
     """Each finished round is one line; what is stopped has shown its rounds, and is said to be stopped."""
     said, ended = listen(clone(0), QUICK["linear"], 3, 60.0)

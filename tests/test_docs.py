@@ -10,6 +10,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
+# Ten seconds or more each, and close to the docstrings of what they explain.
+LONG = {
+    f"docs/{name}.md"
+    for name in (
+        "compare",
+        "dmft_discrepancies",
+        "dmft_mlp",
+        "dmft_two_layer",
+        "empirical_ntk",
+        "empirical_scale",
+        "kernel_dynamics",
+        "spectra",
+    )
+}
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
@@ -31,7 +45,13 @@ def run(page: str, text: str) -> None:
             exec(compile("\n" * line + code, page, "exec", dont_inherit=True), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def marked(page: Path) -> object:
+    """The page as a parameter, marked slow if it is."""
+    name = str(page.relative_to(ROOT))
+    return pytest.param(page, marks=pytest.mark.slow if name in LONG else (), id=name)
+
+
+@pytest.mark.parametrize("page", map(marked, PAGES))
 def test_examples_run(page, tmp_path, monkeypatch):
     """What a page shows is what happens."""
     monkeypatch.chdir(tmp_path)

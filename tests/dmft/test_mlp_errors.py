@@ -30,7 +30,7 @@ def test_the_error_holds_the_bias_of_a_linear_network(depth, samples):
     assert 0.5 * gap < found.diagnostics["bias"] < 2 * gap
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("activation", ["tanh", pytest.param("relu", marks=pytest.mark.slow)])
 def test_the_error_holds_the_bias_of_a_lazy_network(activation):
     """So small a gamma0 that what it changes, some gamma0^2, is far below the error."""
     given = problem(depth=3, activation=activation, gamma0=0.003)

@@ -153,7 +153,7 @@ def test_test_points_do_not_take_part_in_responses():
 QUICK = ("two outputs, momentum, batches, decay", "residual tanh, momentum, decay, final")
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [pytest.param(QUICK[0], marks=pytest.mark.slow), QUICK[1]])
 def test_solvers_agree_with_networks(name):
     """A few settings in seconds: the fixed entries within chance, as a family."""
     limit = networks(PROBLEMS[name], [600, 600], widths=(32, 64))

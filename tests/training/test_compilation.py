@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 PROGRAM = """
@@ -60,5 +61,10 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
     from widelimit.training import enable_compilation_cache
 
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        enable_compilation_cache(tmp_path / "file" / "cache")
+    own = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        with pytest.raises(OSError, match="file"):
+            enable_compilation_cache(tmp_path / "file" / "cache")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", own)

@@ -105,7 +105,7 @@ class Residual(nn.Module):
         return nn.Dense(2)(nn.RMSNorm()(x) * nn.sigmoid(gate))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
 def test_residual_network_with_layer_norm(dtype):
     """Norm gains and biases go by Jacobian, and say so; a parameter inside a function does too."""
     x = jax.random.normal(KEYS[2], (4, 5))
@@ -160,6 +160,7 @@ def test_decoder_with_a_tied_readout(dtype, fused):
     compare(apply, params, ids, jax.random.randint(KEYS[3], (2, 6), 0, 11), forms=forms, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_every_logit_of_a_decoder():
     """Outputs [N, T, V] count as T V outputs; repeated tokens in one sample meet themselves."""
     ids = jnp.array([[0, 3, 3, 0, 1, 3], [2, 2, 2, 2, 2, 2]])
@@ -188,7 +189,9 @@ class Block(nn.Module):
         return x + nn.Dense(6)(nn.tanh(nn.Dense(5)(nn.LayerNorm()(x)))), None
 
 
-@pytest.mark.parametrize("remat", [False, True], ids=["kept", "rematerialised"])
+@pytest.mark.parametrize(
+    "remat", [pytest.param(False, marks=pytest.mark.slow, id="kept"), pytest.param(True, id="rematerialised")]
+)
 def test_scanned_layers(remat):
     """A stacked leaf is a weight for each layer, and these do not overlap."""
     x = jax.random.normal(KEYS[2], (3, 4))

@@ -192,6 +192,7 @@ def test_what_has_no_structure_is_exact_too():
     compare(single, params, x)
 
 
+@pytest.mark.slow
 def test_large_intermediate_arrays_are_cut_in_pieces(monkeypatch):
     """Rows of gradients, rows of Gram matrices and outputs, with pieces that do not divide them."""
     params = {"table": normal(0, 7, 4), "w": normal(1, 4, 5), "bias": normal(2, 5)}
