@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.filterwarnings("ignore:size requires ndarray:DeprecationWarning")  # of neural-tangents
-@pytest.mark.parametrize("form", [pytest.param("full", marks=pytest.mark.slow), "trace"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["full", "trace"])
 def test_all_sides_compute_the_same_kernel(form):
     """A peer that is slower because it computes something else would be no comparison."""
     network = Case("mlp", form, 3, 8, 2).build()

@@ -51,7 +51,7 @@ def marked(page: Path) -> object:
     return pytest.param(page, marks=pytest.mark.slow if name in LONG else (), id=name)
 
 
-@pytest.mark.parametrize("page", map(marked, PAGES))
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
 def test_examples_run(page, tmp_path, monkeypatch):
     """What a page shows is what happens."""
     monkeypatch.chdir(tmp_path)

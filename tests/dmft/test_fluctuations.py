@@ -94,6 +94,7 @@ def test_lazy_limit():
     np.testing.assert_allclose(raw.variance.values[:, 0] * gamma0**2, (1 - 2 * eta) ** (2.0 * t), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_particles_agree_with_quadrature():
     """The propagator over particles scatters about that over nodes as error bars say; t = 0 is fixed."""
     problem = two_points(steps=6, gamma0=1.0)
@@ -147,6 +148,7 @@ def test_every_kind_of_training_has_these_moments():
     agree(found, dmft.finite_width(problem, method="networks", networks=8192))
 
 
+@pytest.mark.slow
 def test_real_ensembles_scale_so():
     """T19 on `compare.finite_ensemble`, real networks and optimizer: N Var is constant over widths and ours.
 

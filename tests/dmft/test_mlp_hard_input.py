@@ -25,6 +25,7 @@ def test_gamma0_of_zero_is_the_lazy_limit():
     assert np.array_equal(found.predictions.values, dmft.lazy(problem()).predictions.values)
 
 
+@pytest.mark.slow
 def test_kernels_move_as_gamma0_squared():
     """T6: for small gamma0 the features' kernel moves by O(gamma0^2), and the curve is the lazy one."""
     gammas = np.array([0.05, 0.1, 0.2])

@@ -58,6 +58,7 @@ class Layer:
         return (np.moveaxis(part / self.keep[:, None, None], -1, 0) for part in (u, r))
 
 
+@pytest.mark.slow
 def test_responses_are_derivatives_of_the_written_out_equations():
     """A and B of all times, the equal-time part of B and a test point's included, equal jacfwd's to 1e-9."""
     p = dmft.Problem(

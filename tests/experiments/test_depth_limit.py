@@ -97,6 +97,7 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     assert found.stderr == pytest.approx(np.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 50))
 
 
+@pytest.mark.slow
 def test_limits_share_their_noise():
     """Differences between depths have less noise than the depths: at least three times less."""
     config = dataclasses.replace(SMOKE, depths=(2, 4, 8), limit_depths=(4, 8))

@@ -40,6 +40,28 @@ def test_contract(smoke):
     assert len(written["tables"]["distances"]) == 2 * len(QUANTITIES) * len(SMOKE.widths)
 
 
+def test_claims_fail_for_another_theory(smoke, tmp_path, monkeypatch):
+    """With the solution without responses in the place of the full one."""
+    _, directory = smoke
+    place, kept = tmp_path / "again", []
+    shutil.copytree(directory, place)
+    (place / "summary.json").unlink()
+    judge = dmft_limit_report.summarise
+    monkeypatch.setattr(
+        dmft_limit_report, "summarise", lambda found, *rest: kept.append(found) or judge(found, *rest)
+    )
+    run(SMOKE, place)
+    (found,) = kept
+    wrong = dataclasses.replace(found, rich=dataclasses.replace(found.rich, full=found.rich.none))
+    true, false = ({c.name: c.holds for c in judge(one, {}, 0.0).claims} for one in (found, wrong))
+    changed = {name for name in true if true[name] and false[name] is not True}
+    assert {
+        "rich: networks extrapolated to infinite width are where DMFT is",
+        "rich: the responses explain what is missed",
+        "rich: the mean over networks misses DMFT by width^-1, predictions",
+    } <= changed
+
+
 def test_killed_between_stages_it_ends_with_the_same_numbers(smoke, tmp_path):
     """Cut within a row, and with a stage's file gone that no row speaks of."""
     _, directory = smoke
@@ -74,6 +96,7 @@ def test_three_classes_are_one_hot():
     assert problem.outputs == 3 and np.allclose(np.diag(problem.kernel), 1.0)
 
 
+@pytest.mark.slow
 def test_distances_have_no_noise_on_average():
     """Held against the mean of 16000 of the same networks, the mean of others misses it by noise only."""
     config = dataclasses.replace(SMOKE, depth=1)

@@ -52,6 +52,7 @@ def test_both_parametrizations_are_one_network_at_the_first_width(smoke):
     assert first and all(row["mup"] != row["ntk"] for row in rows if row["ratio"] > SMOKE.ratios[0])
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_numbers(smoke, tmp_path):
     """Cut within a line after some chunks, it goes on to the same rows and the same summary."""
     _, directory = smoke

@@ -98,6 +98,7 @@ def test_both_parametrizations_start_from_one_network(task):
     assert np.abs(mup["kernel_T"] - ntk["kernel_T"]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_function_space_is_the_linearised_network(task):
     """Descent on the tangent kernel's outputs equals descent on the linearised network's parameters."""
     shape = networks.shape_of(task, 16, 2, "ntk")

@@ -64,7 +64,9 @@ def plain_loop(
 
 
 @pytest.mark.parametrize("problem", [ADAM, SGD], ids=["adam", "momentum"])
-@pytest.mark.parametrize("mode", [Mode(6), Mode(1, in_flight=2), Mode(4)], ids=str)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(Mode(6), marks=pytest.mark.slow), Mode(1, in_flight=2), Mode(4)], ids=str
+)
 def test_every_cell_equals_a_plain_loop(problem, mode):
     """Loss by loss and in the final weights: chunks, groups, padding and masks change nothing."""
     with jax.enable_x64(True):

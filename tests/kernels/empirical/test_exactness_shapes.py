@@ -229,6 +229,7 @@ def test_both_contractions_agree(monkeypatch, way, form):
     compare(apply, params, ids, ids[::-1], forms=(form,))
 
 
+@pytest.mark.slow
 def test_half_precision_accumulates_in_float32():
     """bfloat16 and float16 parameters and inputs: the kernel is float32, of the rounded network."""
     params = {"w": normal(0, 16, 64), "b": normal(1, 64), "out": normal(2, 64, 2) / 8}

@@ -92,6 +92,7 @@ def test_describe_prints_every_parameter():
     assert f"{total / 1e6:.4g} Mflop" in lines[-1]
 
 
+@pytest.mark.slow
 def test_features_are_cut_and_contracted_in_any_order():
     """Blocks of samples and of outputs of features are those of the blocks, and so are their kernels."""
     made = empirical.plan(apply, PARAMS, X)

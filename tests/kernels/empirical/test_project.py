@@ -75,6 +75,7 @@ def test_sketches_are_right_on_average(per):
     np.testing.assert_allclose(products.var(0), variance, rtol=0.25)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_sketch_falls_as_the_root_of_its_size():
     """Slope -1/2 over k = 64..4096, and the rms error is the one that the variance predicts."""
     params, x = network(2)
@@ -121,6 +122,7 @@ def test_a_sketch_never_holds_the_jacobian_or_the_projection():
     assert used < 0.1 * 4 * min(n * o * floats, 2 * floats * size)
 
 
+@pytest.mark.slow
 def test_hutchinson_is_exact_over_all_signs():
     """The mean over all 2^O sign vectors is the trace: checked through the form "sum" it is made of."""
     params, x = network(6)

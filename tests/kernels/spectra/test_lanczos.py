@@ -37,6 +37,7 @@ def test_top_of_a_power_law_in_float64():
     assert top.steps == 60 and top.vectors.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_kernel_of_a_network_in_both_precisions():
     """The empirical NTK's eigenvalues from products alone; all of them where the steps exhaust the space."""
     for dtype, tolerance in (("float32", 3e-6), ("float64", 1e-10)):
