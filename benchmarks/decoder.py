@@ -1,6 +1,6 @@
 """Our decoder's training step and sweep beside nanoGPT-mup in PyTorch on the same CPU: tokens per second.
 
-    python -m benchmarks.decoder --peer CLONE --python PATH        (MINUTES minutes on 2 idle cores)
+    python -m benchmarks.decoder --peer CLONE --python PATH        (7 minutes on 2 idle cores)
 
 CLONE is a clone of EleutherAI/nanoGPT-mup, bare or not; PATH the interpreter of an environment with torch
 and numpy. Without them only our side is measured. Aims, on two cores: 0.8 of PyTorch's tokens per second in a
