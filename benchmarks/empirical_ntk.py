@@ -1,6 +1,6 @@
 """The structured empirical NTK beside neural-tangents' and a plain Jacobian's: time, memory, flops.
 
-    python -m benchmarks.empirical_ntk                   (about 8 minutes on 2 idle cores, 12 GiB)
+    python -m benchmarks.empirical_ntk                   (11 minutes on 2 idle cores, 12 GiB)
     python -m benchmarks.empirical_ntk --quick           (seconds: small sizes, to see that all of it runs)
     python -m benchmarks.empirical_ntk --cases mlp-trace scaling
 
