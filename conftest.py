@@ -26,8 +26,13 @@ import jaxtyping  # noqa: E402
 
 import tests.shapes  # noqa: E402, F401  (the hook below finds it by name)
 
-# While tests run, functions of the package check the shapes they declare. Before the package is imported.
-jaxtyping.install_import_hook("widelimit", "tests.shapes.check_shapes")
+# While tests run, functions of the package check the shapes they declare. Before the package is imported, and
+# only where there are any: the hook makes every call of a module slower.
+SOURCE = Path(__file__).parent / "src"
+SHAPED = [path for path in SOURCE.rglob("*.py") if "jaxtyping" in path.read_text()]
+jaxtyping.install_import_hook(
+    [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SHAPED], "tests.shapes.check_shapes"
+)
 
 # Set here and not through the environment: a subprocess that a test starts must see what a user sees.
 jax.config.update("jax_numpy_rank_promotion", "raise")
