@@ -149,6 +149,7 @@ def test_factors_enter_squared():
     compare(single, params, x, normal(4, 2, 3), rates={"w": 0.5, "b": 2.0, "gain": 3.0, "out": 1.0})
 
 
+@pytest.mark.slow
 def test_what_has_no_structure_is_exact_too():
     """Grouped convolutions, batched products, custom derivatives, branches, long loops, sums of weights."""
 
