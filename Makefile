@@ -2,7 +2,7 @@
 PYTHON ?=
 # Pytest workers: one per core, as each mostly waits for a compiler that uses one.
 WORKERS ?= logical
-# For example: make run ARGS="--preset smoke", make test ARGS="tests/scaling -x".
+# For example: make run ARGS="--preset smoke", make test ARGS="tests/scaling -x", make test ARGS="-m slow".
 ARGS ?=
 
 bin := .venv/bin
