@@ -15,6 +15,7 @@ LONG = {
     f"docs/{name}.md"
     for name in (
         "compare",
+        "dmft",
         "dmft_discrepancies",
         "dmft_mlp",
         "dmft_two_layer",

@@ -17,6 +17,8 @@ from experiments.coordinate_theory import CASES, asked, predict, sources, trial_
 from tests.experiments.support import killed, stored
 from widelimit.training import main
 
+pytestmark = pytest.mark.slow  # half a minute: its smoke preset compiles dozens of programs
+
 SMOKE = PRESETS["smoke"]
 FIGURES = {"exponents", "changes_sgd", "changes_adam", "contributions_sgd", "contributions_adam"}
 

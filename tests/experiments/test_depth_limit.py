@@ -14,6 +14,8 @@ from tests.experiments.support import killed, stored
 from widelimit import dmft
 from widelimit.compare import fit_exponent
 
+pytestmark = pytest.mark.slow  # half a minute: its smoke preset compiles dozens of programs
+
 SMOKE = dataclasses.replace(PRESETS["smoke"], widths=(8, 16, 24), least=64, networks_per_unit=4, repeats=3)
 
 

@@ -28,6 +28,8 @@ from experiments.gamma_sweep_measures import (
 from tests.experiments.support import killed, stored
 from widelimit import dmft
 
+pytestmark = pytest.mark.slow  # half a minute: its smoke preset compiles dozens of programs
+
 SMOKE = dataclasses.replace(PRESETS["smoke"], steps=8, units=32768)
 CELLS = 2 * len(SMOKE.gamma0s)
 

@@ -27,6 +27,8 @@ from widelimit.training.data import digits
 from widelimit.training.files import json_safe
 
 # Two widths a program each: most of the time is the compiler's.
+pytestmark = pytest.mark.slow  # half a minute: its smoke preset compiles dozens of programs
+
 SMOKE = dataclasses.replace(
     PRESETS["smoke"],
     widths=(8, 16, 32),
