@@ -17,6 +17,8 @@ from widelimit.kernels import empirical
 from widelimit.kernels.empirical import tiling
 from widelimit.kernels.empirical.budget import parse_bytes
 from widelimit.kernels.empirical.programs import Network
+from widelimit.kernels.empirical.results import InMemory, Rectangle
+from widelimit.kernels.empirical.tiling import Job
 
 ntk_module = importlib.import_module(
     "widelimit.kernels.empirical.ntk"
@@ -218,3 +220,17 @@ def test_bad_requests_meet_a_sentence(small):
     x[17, 2] = np.inf
     with pytest.raises(FloatingPointError, match=r"samples 15\.\.19"):
         empirical.ntk_in_blocks(apply, params, x, x[:2])
+
+
+@pytest.mark.parametrize("entry", [(), (2,), (2, 2)], ids=["trace", "diagonal", "full"])
+def test_a_tile_of_the_diagonal_is_symmetric_to_the_last_bit(entry):
+    """Whatever rounding left in the product: the mean with its mirror image, entry by entry."""
+    tile = np.random.default_rng(0).normal(size=(3, 3, *entry)).astype(np.float32)
+    x, form = np.zeros((3, 1)), {(): "trace", (2,): "diagonal", (2, 2): "full"}[entry]
+    result = InMemory(tile.shape, tile.shape, np.float32)
+    job = Job(network=None, x1=x, x2=x, n1=3, n2=3, form=form, mesh=None)
+    job._store(result, Rectangle(0, 3, 0, 3), tile)
+    kernel = result.close()
+    mirrored = tile.transpose(1, 0, 3, 2) if form == "full" else tile.swapaxes(0, 1)
+    np.testing.assert_array_equal(kernel, (tile + mirrored) / 2)
+    assert np.any(kernel != tile)
