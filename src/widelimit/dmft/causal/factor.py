@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from widelimit.dmft.causal.products import turned
+
 #: Added to a kernel's diagonal, over its mean. It bounds the root's inverse where the kernel is singular (a
 #: kernel that has stopped to change, duplicate samples), well above the rounding errors of averages in this
 #: dtype: a field gets that much variance more, a hundredth of its size or less.
@@ -69,7 +71,7 @@ def _grow(
     inverse: jax.Array, past: jax.Array, block: jax.Array, jitter: jax.Array, start: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """An inverse root with new rows, the root's own new rows, and how many of them bring nothing new."""
-    loading = _turned(past, inverse)
+    loading = turned(past, inverse)
     # rounding errors of the averages must not make a field larger than its kernel says
     size, most = jnp.sum(loading * loading, axis=1), jnp.diagonal(block)
     loading = loading * jnp.sqrt(jnp.where(size > most, most / jnp.where(size > 0, size, 1.0), 1.0))[:, None]
@@ -84,11 +86,6 @@ def _grow(
     return lax.dynamic_update_slice_in_dim(inverse, rows, start, axis=0), root, lost
 
 
-def _turned(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """``x matrix^T`` for few rows x: the large matrix is read along its rows, which is faster on a CPU."""
-    return (matrix @ x.T).T
-
-
 def stein(factor: Factor, covariance: jax.Array) -> jax.Array:
     r"""Returns mean derivatives by a Gaussian field from covariances with its noise.
 
@@ -98,4 +95,4 @@ def stein(factor: Factor, covariance: jax.Array) -> jax.Array:
         factor: of the field's kernel.
         covariance: <y eps^T>, shape [b, n].
     """
-    return _turned(_turned(covariance, factor.root), factor.ridged) @ factor.ridged
+    return turned(turned(covariance, factor.root), factor.ridged) @ factor.ridged

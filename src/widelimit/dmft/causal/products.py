@@ -14,6 +14,14 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
+def turned(few: jax.Array, many: jax.Array) -> jax.Array:
+    """``few many^T`` for few rows and many, the long factor first: on a CPU up to six times as fast.
+
+    Without the barrier XLA takes the transposed product as one in the other order again.
+    """
+    return lax.optimization_barrier(dot(many, few.T)).T
+
+
 def merge(array: jax.Array) -> jax.Array:
     """The array as a matrix, with all axes before the last in one."""
     return array.reshape(-1, array.shape[-1])
@@ -36,11 +44,23 @@ def put_layer(
     return (*layers[:layer], put(layers[layer], row, t), *layers[layer + 1 :])
 
 
+def put_field(
+    layers: tuple[jax.Array, ...], layer: int, field: jax.Array, t: jax.Array
+) -> tuple[jax.Array, ...]:
+    """The layers' histories, matrices with all times and points in their rows, with a field of time t."""
+    rows = merge(field)
+    history = lax.dynamic_update_slice_in_dim(layers[layer], rows, t * len(rows), 0)
+    return (*layers[:layer], history, *layers[layer + 1 :])
+
+
 def mean(now: jax.Array, history: jax.Array) -> jax.Array:
-    """Averages over samples of products: fields of one time [..., s] and of all times [W, ..., s]."""
-    # the long factor first: it is read along its rows
-    product = dot(merge(history), merge(now).T).T / now.shape[-1]
-    return product.reshape(now.shape[:-1] + history.shape[:-1])
+    """Averages over samples of products: a field of one time [..., s], and the history [n, s] of one."""
+    return (turned(merge(now), history) / now.shape[-1]).reshape(*now.shape[:-1], -1)
+
+
+def mean_own(now: jax.Array, history: jax.Array) -> jax.Array:
+    """The same with a field's own history: an axis of times, then the field's axes but the samples."""
+    return mean(now, history).reshape(*now.shape[:-1], -1, *now.shape[:-1])
 
 
 class Pairs:

@@ -37,10 +37,14 @@ class Rows(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that goes from one step to the next; the sample axis s is last."""
+    """Everything that goes from one step to the next; the sample axis s is last.
 
-    phi: tuple[jax.Array, ...]  # phi(h), shape=(W, p, s), layers 1..L
-    g: tuple[jax.Array, ...]  # shape=(W, c, p, s), layers 1..L
+    Fields of all times are kept as the matrices that products take: XLA would else copy them whole, twice, in
+    every step (a fused reshape keeps it from writing a time's rows in place).
+    """
+
+    phi: tuple[jax.Array, ...]  # phi(h), shape=(W p, s), layers 1..L
+    g: tuple[jax.Array, ...]  # shape=(W c p, s), layers 1..L
     forward: tuple[Factor, ...]  # of Phi^(l-1), layers 2..L
     backward: tuple[Factor, ...]  # of G^(l+1), layers 1..L-1
     paths: tuple[Paths, ...]  # of each layer, or none
@@ -77,8 +81,8 @@ def start(settings: Settings, window: int) -> State:
         z=jnp.zeros((w, depth, c, p, settings.fields), dtype),
     )
     return State(
-        phi=many(depth, w, p, s),
-        g=many(depth, w, c, p, s),
+        phi=many(depth, w * p, s),
+        g=many(depth, w * c * p, s),
         forward=tuple(empty(w * p, ridged) for _ in range(depth - 1)),
         backward=tuple(empty(w * c * p, ridged) for _ in range(depth - 1)),
         paths=pathwise.start(settings, window),

@@ -11,7 +11,7 @@ from widelimit.dmft.causal import pathwise
 from widelimit.dmft.causal.factor import JITTER, Factor, extend, stein
 from widelimit.dmft.causal.noise import Noise
 from widelimit.dmft.causal.pathwise import Paths
-from widelimit.dmft.causal.products import HIGHEST, Pairs, at, dot, mean, merge, put, put_layer
+from widelimit.dmft.causal.products import HIGHEST, Pairs, at, dot, mean, mean_own, merge, put, put_field, put_layer
 from widelimit.dmft.causal.settings import Settings
 from widelimit.dmft.causal.state import State
 from widelimit.dmft.causal.watch import watch
@@ -106,7 +106,7 @@ class Step:
         if response is not None:
             drive = drive + self.keep * response
         drive = drive.reshape(self.p, -1)
-        h = self.keep * self.pairs.same(u) + dot(drive, merge(state.g[layer]))
+        h = self.keep * self.pairs.same(u) + dot(drive, state.g[layer])
         x, back = jax.vjp(self.phi, h)
         self.h.append(h)
         self.x.append(x)
@@ -116,8 +116,8 @@ class Step:
             paths, *moved = pathwise.forward(state.paths[layer], drive, slope, self.keep, self.t)
             self.moved.append((moved[0], moved[1]))
             state = state._replace(paths=_swap(state.paths, layer, paths))
-        state = state._replace(phi=put_layer(state.phi, layer, x, self.t))
-        kernel = mean(x, state.phi[layer])
+        state = state._replace(phi=put_field(state.phi, layer, x, self.t))
+        kernel = mean_own(x, state.phi[layer])
         rows = state.rows._replace(features=put_layer(state.rows.features, layer, kernel, self.t))
         response = None
         if layer < self.settings.depth - 1 and self.settings.response != "none":
@@ -167,7 +167,7 @@ class Step:
 
     def readout(self) -> jax.Array:
         """What the readout w(t) has learned, [c, s]; its noise is beside."""
-        return dot(jnp.swapaxes(self.push, 0, 1).reshape(self.c, -1), merge(self.state.phi[-1]))
+        return dot(jnp.swapaxes(self.push, 0, 1).reshape(self.c, -1), self.state.phi[-1])
 
     def output(self, learned: jax.Array) -> None:
         """Predictions <z phi(h)> / gamma0 and errors at t."""
@@ -214,13 +214,13 @@ class Step:
             drive = jnp.einsum("cpweq,weq->cpwq", gradient, self.push, precision=HIGHEST)
             if response is not None:
                 drive = drive + self.keep * response
-            z = self.keep * self.pairs.flip(r) + dot(drive.reshape(c * p, -1), merge(state.phi[layer]))
+            z = self.keep * self.pairs.flip(r) + dot(drive.reshape(c * p, -1), state.phi[layer])
             z = z.reshape(c, p, -1)
         g = self.slope[layer][None] * z
         if state.paths:
             state = state._replace(paths=_swap(state.paths, layer, self.paths(layer, state, drive, z)))
-        state = state._replace(g=put_layer(state.g, layer, g, self.t))
-        gradient = mean(g, state.g[layer])
+        state = state._replace(g=put_field(state.g, layer, g, self.t))
+        gradient = mean_own(g, state.g[layer])
         if layer == 0:
             below = self.tables.kernel.astype(self.dtype)[None, :, None, None, :]
         else:
