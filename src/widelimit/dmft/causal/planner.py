@@ -152,8 +152,8 @@ def window_flops(s: Settings, window: int) -> float:
     samples = s.samples
     deep = depth - 1
     # h and z by drives, Phi and G; then u, r, and covariances with their noise
-    fields = 2 * p * n * samples * (depth * (2 * c + 1 + c * c) + c * deep)
-    noise = 2 * p * n * m * deep * (1 + c * c) * (2 if s.response == "stein" else 1)
+    fields = 2 * p * n * samples * (depth * (c + 1 + c * c) + c * deep)
+    noise = 2 * p * n * m * deep * (1 + c * c + (2 * c if s.response == "stein" else 0))
     factors = 2 * p * n * n * deep * (1 + c**3) * 2 * (7 if s.response == "stein" else 2)
     work = float(fields + noise + factors)
     if s.response == "pathwise":

@@ -11,7 +11,18 @@ from widelimit.dmft.causal import pathwise
 from widelimit.dmft.causal.factor import JITTER, Factor, extend, stein
 from widelimit.dmft.causal.noise import Noise
 from widelimit.dmft.causal.pathwise import Paths
-from widelimit.dmft.causal.products import HIGHEST, Pairs, at, dot, mean, mean_own, merge, put, put_field, put_layer
+from widelimit.dmft.causal.products import (
+    HIGHEST,
+    Pairs,
+    at,
+    dot,
+    mean,
+    mean_own,
+    merge,
+    put,
+    put_field,
+    put_layer,
+)
 from widelimit.dmft.causal.settings import Settings
 from widelimit.dmft.causal.state import State
 from widelimit.dmft.causal.watch import watch
