@@ -1,6 +1,6 @@
 """The mean-field solvers at the sizes of the published notebooks: seconds, Monte-Carlo error, cost, peers.
 
-    python -m benchmarks.dmft                            (about 5 minutes on 2 idle cores)
+    python -m benchmarks.dmft                            (about 10 minutes on 2 idle cores)
     python -m benchmarks.dmft --peer CLONE               (and up to 5 times --peer-seconds more)
     python -m benchmarks.dmft --quick                    (a minute: small sizes, to see that all of it runs)
 
@@ -10,10 +10,10 @@ loss of at most 0.5% of the initial loss at every time, over 8 replicas (linear 
 call of a process, with compilation; "warm" is a second one with other noise. On a GPU there is a case of 40
 points, 100 times and 16384 samples too.
 
-"scaling" fits the time against samples, points and times; stated orders stand beside. CLONE is a clone of
-github.com/Pehlevan-Group/dmft_wide_networks, whose solvers run beside ours at the same sizes, in processes of
-their own, each stopped after --peer-seconds. At equal error, Monte-Carlo times grow with its inverse square;
-of the linear solver, which is exact, it is the time until its rounds settle.
+"scaling" fits time and flops against samples, points and times; stated orders stand beside. CLONE is a clone
+of github.com/Pehlevan-Group/dmft_wide_networks, whose solvers run beside ours at the same sizes, in processes
+of their own, each stopped after --peer-seconds. At equal error, Monte-Carlo times grow with its inverse
+square; of the linear solver, which is exact, it is the time until its rounds settle.
 """
 
 from __future__ import annotations

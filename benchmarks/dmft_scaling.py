@@ -1,4 +1,4 @@
-"""How the time of the mean-field solvers grows with samples, points and times, beside the stated orders."""
+"""How time and flops of the mean-field solvers grow with samples, points and times, beside stated orders."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from pathlib import Path
 
 from benchmarks.common import Row
 from benchmarks.dmft_cases import Case
+from benchmarks.dmft_flops import flops
 from benchmarks.ntk_scaling import slope
 
 # `mlp` takes L S n^2 + L n^3 with n = P T: the first term rules where samples are many, the second where they
-# are few; both ends are fitted.
-MANY = Case("mlp", 4, 40, 20, 2, 0.05, 0.1, 8000, 3)
-FEW = Case("mlp", 8, 100, 20, 2, 0.05, 0.1, 64, 3)
-PARTICLES = Case("two_layer", 32, 100, 64, 1, 0.05, 1.0, 2000, 8)
-EXACT = Case("linear", 10, 80, 40, 3, 0.025, 1.0)
+# are few; both ends are fitted. Windows of time jump in number, so that sizes of one window are cleaner.
+MANY = Case("mlp", 24, 12, 200, 2, 0.05, 0.1, 32000, 4)
+FEW = Case("mlp", 48, 20, 200, 2, 0.05, 0.1, 64, 4)
+LONG = Case("mlp", 8, 40, 20, 2, 0.05, 0.1, 8000, 4)
+WIDE = Case("mlp", 96, 20, 200, 2, 0.05, 0.1, 64, 4)
+PARTICLES = Case("two_layer", 128, 20, 1024, 1, 0.05, 1.0, 8192, 2)
+EXACT = Case("linear", 40, 40, 80, 2, 0.025, 1.0)
 SWEEPS: tuple[tuple[str, Case, str, tuple[int, ...], str], ...] = (
-    ("mlp, S > n", MANY, "S", (4000, 8000, 16000, 32000), "1"),
-    ("mlp, S > n", MANY, "P", (4, 8, 12, 16), "2"),
-    ("mlp, S > n", MANY, "T", (40, 80, 120, 160), "2"),
-    ("mlp, S < n", FEW, "P", (8, 10, 13, 16), "3"),
-    ("mlp, S < n", FEW, "T", (100, 130, 160, 200), "3"),
-    ("two_layer", PARTICLES, "S", (2000, 4000, 8000, 16000), "1"),
-    ("two_layer", PARTICLES, "P", (32, 64, 128, 256), "2"),
-    ("two_layer", PARTICLES, "T", (50, 100, 200, 400), "1"),
-    ("linear", EXACT, "P", (10, 20, 40, 80), "2"),
-    ("linear", EXACT, "T", (40, 80, 160, 320), "3"),
+    ("mlp, S > n", MANY, "S", (8000, 16000, 32000, 64000), "1"),
+    ("mlp, S > n", MANY, "P", (24, 48, 72, 96), "2"),
+    ("mlp, S > n", LONG, "T", (40, 80, 120, 160), "2"),
+    ("mlp, S < n", FEW, "P", (24, 36, 54, 80), "3"),
+    ("mlp, S < n", WIDE, "T", (8, 12, 17, 25), "3"),
+    ("two_layer", PARTICLES, "S", (4096, 8192, 16384, 32768), "1"),
+    ("two_layer", PARTICLES, "P", (128, 256, 512, 1024), "2"),
+    ("two_layer", PARTICLES, "T", (20, 40, 80, 160), "1"),
+    ("linear", EXACT, "P", (40, 80, 160, 320), "2"),
+    ("linear", EXACT, "T", (120, 160, 240, 320), "3"),
 )
 QUICK_SWEEPS = (
     ("mlp", Case("mlp", 2, 6, 3, 2, 0.05, 0.1, 64, 3), "S", (64, 128), "1"),
@@ -37,7 +40,7 @@ QUICK_SWEEPS = (
 
 
 def seconds(case: Case) -> float:
-    """Of one replica, or of one call where there is none: the fastest of a few, without compilation."""
+    """Of one replica of ``mlp``, of one call of the others: the fastest of a few, without compilation."""
     if case.solver == "mlp":
         return _between_replicas(case)
     options = {"two_time": False} if case.solver == "two_layer" else {}
@@ -63,17 +66,17 @@ def scaling(quick: bool = False) -> list[Row]:
     rows = []
     for name, base, axis, sizes, stated in QUICK_SWEEPS if quick else SWEEPS:
         cases = [Case(**dataclasses.asdict(base) | {axis: size}) for size in sizes]
-        times = [seconds(case) for case in cases]
+        times, counts = [seconds(case) for case in cases], [flops(case) for case in cases]
         exponent, spread = slope(sizes, times)
-        last, _ = slope(sizes[-2:], times[-2:])
         row: Row = {
             "solver": name,
             "axis": axis,
             "sizes": ", ".join(map(str, sizes)),
             "seconds": ", ".join(f"{value:.3g}" for value in times),
+            "Gflop/s": ", ".join(f"{of / time / 1e9:.0f}" for of, time in zip(counts, times, strict=True)),
             "exponent": round(exponent, 2),
             "standard error": round(spread, 2),
-            "of the last two": round(last, 2),
+            "of the flops": round(slope(sizes, counts)[0], 2),
             "stated": stated,
         }
         rows.append(row)

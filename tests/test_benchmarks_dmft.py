@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.dmft_cases import CASES, QUICK, Case, measure
+from benchmarks.dmft_flops import Counting, flops
 from benchmarks.dmft_peer import beside_ours, definitions, listen, settled
 
 ROOT = Path(__file__).parents[1]
@@ -123,3 +124,33 @@ def test_a_case_is_what_the_problem_says():
     x = case.inputs()
     np.testing.assert_allclose(case.problem().kernel, x @ x.T / 4)
     assert case.problem().steps == 4
+
+
+def test_flops_of_numpy_are_counted_through_views():
+    """A product of a transposed slice, one into an array, and none of a sum or an element-wise product."""
+    a, b, out = np.ones((4, 3)).view(Counting), np.ones((2, 5)), np.zeros((3, 5))
+    Counting.total = 0.0
+    product = a[:2].T @ b
+    assert Counting.total == 2 * 3 * 2 * 5 and isinstance(product, Counting)
+    assert np.matmul(a[:2].T, b, out=out) is out and out[0, 0] == 2
+    assert Counting.total == 2 * (2 * 3 * 2 * 5)
+    _ = product * 2.0 + a[:3, :1]
+    assert Counting.total == 2 * (2 * 3 * 2 * 5)
+
+
+@pytest.mark.parametrize(
+    ("case", "axis", "order"),
+    [
+        (Case("mlp", 4, 10, 5, 3, 0.05, 0.5, 10_000, 2), "S", 1),
+        (Case("mlp", 4, 10, 5, 3, 0.05, 0.5, 10_000, 2), "P", 2),
+        (Case("mlp", 40, 8, 80, 3, 0.05, 0.5, 2, 2), "P", 3),
+        (Case("two_layer", 16, 10, 20, 1, 0.05, 0.5, 600, 2), "P", 2),
+        (Case("two_layer", 16, 10, 20, 1, 0.05, 0.5, 600, 2), "S", 1),
+        (Case("linear", 30, 8, 60, 2, 0.05, 0.5), "P", 2),
+        (Case("linear", 10, 16, 20, 2, 0.05, 0.5), "T", 3),
+    ],
+)
+def test_flops_grow_by_the_stated_orders(case, axis, order):
+    """From a size to twice that; what is missing or too much is of lower order."""
+    twice = dataclasses.replace(case, **{axis: 2 * getattr(case, axis)})
+    assert np.log2(flops(twice) / flops(case)) == pytest.approx(order, abs=0.12)
