@@ -17,7 +17,7 @@ from experiments.coordinate_theory import CASES, asked, predict, sources, trial_
 from tests.experiments.support import killed, stored
 from widelimit.training import main
 
-pytestmark = pytest.mark.slow  # half a minute: its smoke preset compiles dozens of programs
+needs_run = pytest.mark.slow  # half a minute: the smoke preset compiles dozens of programs
 
 SMOKE = PRESETS["smoke"]
 FIGURES = {"exponents", "changes_sgd", "changes_adam", "contributions_sgd", "contributions_adam"}
@@ -30,6 +30,7 @@ def smoke(tmp_path_factory):
     return run(SMOKE, directory), directory
 
 
+@needs_run
 def test_contract(smoke):
     """Every claim holds, and the directory has what a reader expects."""
     summary, directory = smoke
@@ -43,6 +44,7 @@ def test_contract(smoke):
     assert "standard/adam: weight 2 moves logits" in (directory / "report.md").read_text()
 
 
+@needs_run
 def test_contributions_add_up_to_the_first_step(smoke):
     """What all parameters change together lies below the sum of what each does alone, step by step."""
     _, directory = smoke
@@ -56,6 +58,7 @@ def test_contributions_add_up_to_the_first_step(smoke):
         assert 0.3 * together < row["all -> logits"] <= 1.02 * together
 
 
+@needs_run
 def test_what_lies_below_a_weight_does_not_move(smoke):
     """The part of a step made in one weight leaves the layers below it as they were."""
     rows, _ = stored(smoke[1])
@@ -63,6 +66,7 @@ def test_what_lies_below_a_weight_does_not_move(smoke):
     assert max(row["weight 2 -> layer 1"] / row["weight 2 -> layer 2"] for row in rows) < 1e-3
 
 
+@needs_run
 def test_a_killed_run_ends_alike(smoke, tmp_path):
     """Cut in the middle of a seed's rows and of a line, it goes on to the same rows and the same summary."""
     _, directory = smoke
@@ -90,6 +94,7 @@ def mutated(monkeypatch, field, path, power):
     monkeypatch.setattr(coordinate_figures, "save_all", lambda *_: {})
 
 
+@needs_run
 @pytest.mark.parametrize(
     ("field", "path", "power", "failing", "standing"),
     [
@@ -129,6 +134,7 @@ def test_a_wrong_rule_makes_claims_fail(smoke, tmp_path, monkeypatch, field, pat
     assert summary.exit_code(strict=True) == 1
 
 
+@needs_run
 def test_divergence_is_a_result(smoke, tmp_path):
     """A rate beyond all bounds: nothing crashes, and nothing that was not measured is claimed to hold."""
     wild = dataclasses.replace(SMOKE, optimizers=("adam",), rate_adam=1e37)

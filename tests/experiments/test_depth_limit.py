@@ -14,7 +14,7 @@ from tests.experiments.support import killed, stored
 from widelimit import dmft
 from widelimit.compare import fit_exponent
 
-pytestmark = pytest.mark.slow  # half a minute: its smoke preset compiles dozens of programs
+needs_run = pytest.mark.slow  # half a minute: the smoke preset compiles dozens of programs
 
 SMOKE = dataclasses.replace(PRESETS["smoke"], widths=(8, 16, 24), least=64, networks_per_unit=4, repeats=3)
 
@@ -26,6 +26,7 @@ def finished(tmp_path_factory):
     return run(SMOKE, directory), directory
 
 
+@needs_run
 def test_contract(finished):
     """A row per cell, a claim each with its reason, tables over the whole grid, the figure."""
     summary, directory = finished
@@ -36,6 +37,7 @@ def test_contract(finished):
     assert (directory / "depth_limit.png").stat().st_size > 50_000 and "depth_limit.png" in summary.figures
 
 
+@needs_run
 def test_what_chance_has_no_part_in_holds(finished):
     """Claims from exact solutions hold in the smallest run; predictions are the same in every run."""
     summary, _ = finished
@@ -44,6 +46,7 @@ def test_what_chance_has_no_part_in_holds(finished):
     assert [claim.predicted for claim in summary.claims] == [-1.0] * 3 + [-0.5] * 3 + [-1.0, -1.0, 0.0, 0.0]
 
 
+@needs_run
 @pytest.mark.parametrize("share", [0.3, 0.97])
 def test_killed_anywhere_it_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, share):
     """What a kill leaves of the rows, the last of them half-written, leads to the same rows and summary."""

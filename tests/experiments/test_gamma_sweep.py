@@ -28,7 +28,7 @@ from experiments.gamma_sweep_measures import (
 from tests.experiments.support import killed, stored
 from widelimit import dmft
 
-pytestmark = pytest.mark.slow  # half a minute: its smoke preset compiles dozens of programs
+needs_run = pytest.mark.slow  # half a minute: the smoke preset compiles dozens of programs
 
 SMOKE = dataclasses.replace(PRESETS["smoke"], steps=8, units=32768)
 CELLS = 2 * len(SMOKE.gamma0s)
@@ -48,6 +48,7 @@ def gathered(config, rows):
     return gamma_sweep_report.gather(config, lazy, data.test_targets[:, 0], rows)
 
 
+@needs_run
 def test_contract(finished):
     """Rows of DMFT and of each width, claims with reasons, tables, the figure, nothing left over."""
     summary, directory = finished
@@ -61,6 +62,7 @@ def test_contract(finished):
     assert not [claim.name for claim in summary.claims if claim.holds is False]
 
 
+@needs_run
 def test_exponents_of_the_lazy_end_hold(finished):
     """They need no statistics to speak of: kernels and f leave the NTK's by gamma0^2."""
     summary, _ = finished
@@ -69,6 +71,7 @@ def test_exponents_of_the_lazy_end_hold(finished):
     assert [claim.holds for claim in slopes] == [True] * len(slopes)
 
 
+@needs_run
 @pytest.mark.parametrize("share", [0.7, 0.97])
 def test_killed_anywhere_it_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, share):
     """What a kill leaves of the rows, the last of them half-written, leads to the same rows and summary."""
@@ -101,6 +104,7 @@ def test_a_cell_goes_on_from_finished_replicas(tmp_path):
     assert solved() == whole and kept[0].stat().st_mtime_ns == times
 
 
+@needs_run
 def test_claims_fail_for_another_theory(finished):
     """With DMFT's numbers of another gamma0, or the NTK's in their place, networks refute it."""
     _, directory = finished
@@ -122,6 +126,7 @@ def test_claims_fail_for_another_theory(finished):
     assert sum(score > 4.2 for score in scores.values()) >= 7  # held-out loss needs more networks
 
 
+@needs_run
 def test_lazy_quantities_are_the_solutions_own(finished):
     """Kernels stand still, f is its own limit, and DMFT at the smallest gamma0 is near."""
     data = load(SMOKE)
@@ -168,6 +173,7 @@ def test_lazy_slope_knows_its_first_correction():
     assert math.isnan(lazy_slope(x, np.array([1.0, -1.0, 1.0])))
 
 
+@needs_run
 def test_extrapolation_is_exact_for_a_polynomial_in_one_over_the_width(finished):
     """Weights sum to one and remove as many powers of 1/n as there are widths but one."""
     rows = stored(finished[1])[0]
@@ -179,6 +185,7 @@ def test_extrapolation_is_exact_for_a_polynomial_in_one_over_the_width(finished)
         np.testing.assert_allclose(powers, [1.0] + [0.0] * (len(widths) - 1), atol=1e-14)
 
 
+@needs_run
 def test_too_few_networks_are_inconclusive(finished):
     """Error bars as wide as the effect never pass."""
     rows = stored(finished[1])[0]

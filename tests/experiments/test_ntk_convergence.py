@@ -27,7 +27,7 @@ from widelimit.training.data import digits
 from widelimit.training.files import json_safe
 
 # Two widths a program each: most of the time is the compiler's.
-pytestmark = pytest.mark.slow  # half a minute: its smoke preset compiles dozens of programs
+needs_run = pytest.mark.slow  # half a minute: the smoke preset compiles dozens of programs
 
 SMOKE = dataclasses.replace(
     PRESETS["smoke"],
@@ -58,6 +58,7 @@ def finished(tmp_path_factory):
     return run(SMOKE, directory), directory
 
 
+@needs_run
 def test_contract(finished):
     """All files, a row per network and chunk, a claim each with its reason, and both parametrizations."""
     summary, directory = finished
@@ -73,6 +74,7 @@ def test_contract(finished):
     assert "own linearisation" in (directory / "report.md").read_text()
 
 
+@needs_run
 @pytest.mark.parametrize("share", [0.2, 0.7, 0.97])
 def test_killed_anywhere_it_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, share):
     """What a kill leaves of the rows, the last of them half-written, leads to the same rows and summary."""
@@ -84,6 +86,7 @@ def test_killed_anywhere_it_ends_with_the_same_numbers(finished, tmp_path, monke
     assert stored(again) == stored(directory)
 
 
+@needs_run
 def test_predictions_know_the_data_and_the_steps_only(finished):
     """Each claim's predicted value is the same in every preset: nothing is tuned to a run."""
     summary, _ = finished
