@@ -65,7 +65,8 @@ class Step:
         self.problem, self.settings, self.tables, self.noise, self.t = problem, settings, tables, noise, t
         self.dtype = settings.dtype
         self.p, self.c = settings.points, settings.outputs
-        self.pairs, self.phi = Pairs(settings.antithetic), activation(problem.activation)
+        self.pairs, phi = Pairs(settings.antithetic), activation(problem.activation)
+        self.phi = lambda h: phi(h).astype(h.dtype)  # constants of a user's function may be float64
         self.keep = at(tables.keep, t).astype(self.dtype)
         # [W, c, p]: what the errors so far push at t; drive(t, s) is zero for s >= t
         self.push = jnp.swapaxes(at(tables.push, t)[:, :, None] * state.rows.errors, 1, 2).astype(self.dtype)
