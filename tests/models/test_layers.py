@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,3 +234,15 @@ def test_an_activation_must_be_callable():
     """Neither a name nor a function: the type is wrong."""
     with pytest.raises(TypeError, match="got 3"):
         activation(3)
+
+
+def test_an_activation_that_cannot_be_hashed_is_refused_in_one_sentence():
+    """Programs are kept by it; a dataclass with equality and no hash is a likely one."""
+
+    @dataclasses.dataclass
+    class Swish:
+        def __call__(self, h):
+            return h
+
+    with pytest.raises(TypeError, match="activation must be hashable.*got a Swish"):
+        activation(Swish())

@@ -52,7 +52,7 @@ def activation(name: str | Activation) -> Activation:
 
     Raises:
         ValueError: for an unknown name.
-        TypeError: for neither a name nor a function.
+        TypeError: for neither a name nor a function, or one that cannot be hashed.
 
     Example:
         >>> float(activation("relu")(jnp.array(-2.0)))
@@ -66,6 +66,11 @@ def activation(name: str | Activation) -> Activation:
         if name in ACTIVATIONS:
             return ACTIVATIONS[name]
         raise ValueError(f"activation must be a function or one of {', '.join(ACTIVATIONS)}; got {name!r}.")
+    if callable(name) and type(name).__hash__ is None:
+        raise TypeError(
+            f"activation must be hashable, since programs are kept by it; got a {type(name).__name__}: give "
+            "its class a __hash__ (a frozen dataclass has one), or wrap it in a function."
+        )
     if callable(name):
         return name
     raise TypeError(f"activation must be a function or the name of one; got {name!r}.")
