@@ -1,6 +1,6 @@
 """Do residual networks converge as they grow in width and in depth, to what, and at which rates?
 
-    python -m experiments.depth_limit                    # digits, two cores, less than five minutes
+    python -m experiments.depth_limit                    # digits, two cores, six minutes of processor time
     python -m experiments.depth_limit --preset smoke     # seconds
     python -m experiments.depth_limit --preset full      # more images, widths and depths, for a large machine
 
@@ -46,7 +46,7 @@ class Config:
         branch_exponent: alpha, 1/2 or 1.
         widths: N of the networks, increasing.
         depths: L of the networks, each twice the one before.
-        limit_depths: L from which infinite depth is extrapolated; each divides the last.
+        limit_depths: L to extrapolate to infinite depth from: multiples of the first, divisors of the last.
         networks_per_unit: networks per unit of width; their mean's bias needs three at the very least.
         least: no fewer networks than this per cell.
         most: no more.
@@ -83,12 +83,18 @@ class Config:
             values = getattr(self, name)
             if len(values) < least or values[0] < 1 or list(values) != sorted({*values}):
                 raise ValueError(f"{name} must be {least} or more increasing numbers; got {values}.")
+        limits = self.limit_depths
+        nested = len(limits) >= 2 and limits[0] >= 1 and list(limits) == sorted({*limits})
+        if not nested or any(limits[-1] % depth or depth % limits[0] for depth in limits):
+            raise ValueError(
+                "limit_depths must be two or more increasing numbers, each a multiple of the first and a "
+                f"divisor of the last; got {limits}."
+            )
         if self.exact_depths[-3:] != tuple(self.exact_depths[-1] // k for k in (4, 2, 1)):
             raise ValueError(f"the last three exact_depths must double; got {self.exact_depths}.")
-        paths = self.limit_depths[-1] if self.limit_depths else 1
-        if any(paths % depth for depth in self.depths):
+        if any(limits[-1] % depth for depth in self.depths):
             raise ValueError(
-                f"depths must divide the last of limit_depths, {paths}: all share their noise; got "
+                f"depths must divide the last of limit_depths, {limits[-1]}: all share their noise; got "
                 f"{self.depths}."
             )
         counts = ("samples", "test_samples", "steps")

@@ -228,3 +228,15 @@ def test_bad_input_gets_one_sentence(changes, options, sentence):
     """What cannot be done is refused before it is tried, in words."""
     with pytest.raises(ValueError, match=sentence):
         dmft.finite_width(two_points(**changes), **options)
+
+
+def test_a_limit_that_diverges_has_no_corrections():
+    """Said with the step, by the same bounds as the limit itself."""
+    problem = dmft.Problem(
+        targets=[1.0, -1.0], kernel=np.eye(2), steps=5, learning_rate=1e4, activation="tanh"
+    )
+    with pytest.raises(dmft.Diverged) as limit:
+        dmft.two_layer(problem, samples=100, replicas=2)
+    with pytest.raises(dmft.Diverged) as corrections:
+        dmft.finite_width(problem, samples=100, replicas=2)
+    assert corrections.value.step == limit.value.step

@@ -88,7 +88,7 @@ def test_says_whether_the_control_variate_was_used():
         ({"replicas": 1}, "replicas must be a whole number, 2 or more; got 1"),
         ({"response": "both"}, "response must be one of auto, pathwise, stein, none; got 'both'"),
         ({"output_rule": "rk4"}, "output_rule must be one of exact, ntk_euler; got 'rk4'"),
-        ({"dtype": "float16"}, "dtype must be one of float32, float64; got 'float16'"),
+        ({"dtype": "float16"}, "dtype must be one of auto, float32, float64; got 'float16'"),
         ({"samples": 10, "fields": 11}, "fields must be 10, the samples, at most; got 11"),
         ({"response": "pathwise", "response_samples": 7}, "response_samples must be even"),
         ({"memory": "much"}, "Expected memory as bytes or text"),
@@ -119,3 +119,41 @@ def test_noise_of_few_draws_is_matched_or_left_alone(draws):
     else:
         covariance = matched @ np.swapaxes(matched, -1, -2) / draws
         np.testing.assert_allclose(covariance, np.broadcast_to(np.eye(8), covariance.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("response", ["stein", "pathwise"])
+def test_an_activation_may_answer_in_float64(response):
+    """As with a constant of NumPy's: fields stay what they are, and so does the solution but for rounding."""
+    given = {"targets": [1.0, -1.0], "kernel": [[1.0, 0.3], [0.3, 1.0]], "steps": 3, "learning_rate": 0.2}
+    curves = []
+    for phi in ("tanh", lambda h: jnp.tanh(h.astype(jnp.float64))):
+        problem = dmft.Problem(**given, depth=2, activation=phi)
+        curves.append(dmft.mlp(problem, samples=100, replicas=4, response=response).loss.values)
+    np.testing.assert_allclose(*curves, atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma0", [1e-4, 1e-8])
+def test_rounding_is_far_below_the_error_bars_at_small_gamma0(gamma0):
+    """f = <z phi> / gamma0: float32 would give 1e-7 / gamma0."""
+    problem = dmft.Problem(
+        targets=[1.0, -1.0],
+        kernel=[[1.0, 0.3], [0.3, 1.0]],
+        steps=3,
+        learning_rate=0.2,
+        depth=2,
+        gamma0=gamma0,
+    )
+    found, exact = dmft.mlp(problem, samples=100, replicas=8).predictions, dmft.lazy(problem).predictions
+    assert (abs(found.values - exact.values) < 4.5 * found.stderr + 1e-6).all()
+
+
+@pytest.mark.parametrize(("depth", "gamma0"), [(1, 1e6), (2, 1e4)])
+def test_fields_of_a_huge_gamma0_are_large_and_no_divergence(depth, gamma0):
+    """tanh keeps the loss bounded, and it falls, while h grows as gamma0 squared."""
+    problem = dmft.Problem(
+        targets=[1.0, -1.0], kernel=[[1.0, 0.3], [0.3, 1.0]], steps=5, learning_rate=0.3, depth=depth,
+        gamma0=gamma0,
+    )  # fmt: skip
+    solve = dmft.two_layer if depth == 1 else dmft.mlp
+    loss = solve(problem, samples=200, replicas=4).loss.values
+    assert (np.diff(loss) < 0.02).all() and loss[-1] < 0.2

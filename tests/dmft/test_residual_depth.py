@@ -204,3 +204,12 @@ def test_depths_that_do_not_nest_are_refused(depths, message):
     """Noise is shared between depths that divide the last."""
     with pytest.raises(ValueError, match=message):
         dmft.infinite_depth(linear(), depths=depths, samples=None)
+
+
+def test_where_nothing_changes_with_depth_there_is_no_exponent():
+    """Labels of zero: f stays zero at every depth."""
+    problem = ResidualProblem(
+        targets=[0.0], kernel=[[1.0]], steps=2, learning_rate=0.1, activation="identity"
+    )
+    found = dmft.infinite_depth(problem, depths=(2, 4, 8), samples=None)
+    assert not found.predictions.values.any() and math.isnan(found.diagnostics["depth_slope"])

@@ -196,7 +196,8 @@ def test_divergence_is_told_from_growth():
     from widelimit.dmft import checks
 
     checks.check_loss(1, 1e5, 1.0)
-    checks.check_field(1, 9e3, 1.0)
+    checks.check_field(1, 9e3, 1.0, gamma0=1.0)
+    checks.check_field(1, 9e5, 1.0, gamma0=10.0)  # 1e4 gamma0^2
     for value in (1e7, np.nan, np.inf):
         with pytest.raises(dmft.Diverged, match="the loss blew up after step 4") as error:
             checks.check_loss(4, value, 1.0)
@@ -204,4 +205,4 @@ def test_divergence_is_told_from_growth():
         again = pickle.loads(pickle.dumps(error.value))  # as it must to cross processes
         assert (str(again), again.step) == (str(error.value), 4)
         with pytest.raises(dmft.Diverged, match="the kernel blew up after step 2"):
-            checks.check_field(2, value, 1.0, "the kernel")
+            checks.check_field(2, value, 1.0, 1.0, "the kernel")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -98,3 +99,17 @@ def test_batches_have_no_flow():
     problem = one_point("relu", 1.0, batches=np.zeros((30, 1), int))
     with pytest.raises(ValueError, match="full batches"):
         dmft.gradient_flow(dmft.two_layer, problem)
+
+
+def test_rates_with_noise_of_their_own_add_squares():
+    """Two levels weigh -1 and 2: equal errors e give sqrt(5) e where noise has times, |2 - 1| e where not."""
+    problem = dmft.Problem(targets=[1.0], kernel=[[1.0]], steps=2, learning_rate=0.2, depth=2)
+
+    def solve(p):
+        solution = dmft.lazy(p)
+        predictions = solution.predictions._replace(stderr=np.full(solution.predictions.values.shape, 0.1))
+        return dataclasses.replace(solution, predictions=predictions)
+
+    for depth, error in ((1, 0.1), (2, 0.1 * np.sqrt(5))):
+        flow = dmft.gradient_flow(solve, dataclasses.replace(problem, depth=depth), levels=2)
+        np.testing.assert_allclose(flow.predictions.stderr, error)

@@ -121,6 +121,8 @@ def test_limits_share_their_noise():
         ({"widths": (8, 16)}, "widths must be 3 or more"),
         ({"depths": (1, 2, 3)}, "must double from one"),
         ({"depths": (4, 8, 16)}, "must divide the last"),
+        ({"limit_depths": (16,)}, "limit_depths must be two or more"),
+        ({"limit_depths": (8, 12)}, "limit_depths must be two or more"),
         ({"exact_depths": (4, 8, 12)}, "must double"),
         ({"sites": 102}, "multiple of 4"),
         ({"branch_exponent": 0.75}, "0.5 or 1"),

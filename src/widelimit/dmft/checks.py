@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 _LOSS, _FIELD = 1e6, 1e4
-"""Growth, over the start, that counts as divergence: of the loss, and of the root mean square of a field."""
+"""Growth, over the start, that counts as divergence: of the loss, and of the root mean square of a field.
+
+A field may also grow by gamma0 squared: a bounded activation drives z by gamma0, and z drives h by gamma0
+again, while the loss falls.
+"""
 
 
 class Diverged(ArithmeticError):
@@ -53,20 +57,23 @@ def check_loss(step: int, loss: float, start: float) -> None:
         raise Diverged(step, "the loss")
 
 
-def check_field(step: int, rms: float, start: float, what: str = "the pre-activations") -> None:
-    """Raises if a field is not finite, or its root mean square beyond 1e4 times that of the start.
+def check_field(
+    step: int, rms: float, start: float, gamma0: float, what: str = "the pre-activations"
+) -> None:
+    """Raises if a field is not finite, or its root mean square beyond 1e4 max(1, gamma0^2) times the start's.
 
     Args:
         step: after which step the field was taken.
         rms: root mean square now.
         start: before the first step.
+        gamma0: of the problem.
         what: the field is called in the message.
 
     Raises:
         Diverged: if it blew up.
 
     Example:
-        >>> check_field(3, 2.0, 1.0)
+        >>> check_field(3, 2.0, 1.0, gamma0=1.0)
     """
-    if not np.isfinite(rms) or rms > _FIELD * max(start, 1e-6):
+    if not np.isfinite(rms) or rms > _FIELD * max(1.0, gamma0**2) * max(start, 1e-6):
         raise Diverged(step, what)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from widelimit.dmft.labelled import Labelled
-from widelimit.dmft.problem import Problem
+from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.solution import Solution
 from widelimit.dmft.steps import float64_losses, wide
 
@@ -25,8 +25,9 @@ def gradient_flow(solve: Callable[[Problem], Solution], problem: Problem, *, lev
     series in eta, and Richardson's table, ``R_j(eta/2) + (R_j(eta/2) - R_j(eta)) / (2^j - 1)``, removes its
     first ``levels - 1`` terms. The result has the times of the problem as it was given.
 
-    Error bars suppose the same noise at every rate (a solver called with a fixed seed), where the runs'
-    errors are one and the same.
+    Error bars suppose a solver called with a fixed seed. Where noise belongs to neurons alone (two layers) it
+    is the same at every rate, and errors are added up with their signs; where it belongs to times too (deep
+    networks) rates have noise of their own, and squares are added.
 
     Args:
         solve: a solver of one argument, e.g. ``lambda p: dmft.two_layer(p, seed=1)``.
@@ -58,10 +59,11 @@ def gradient_flow(solve: Callable[[Problem], Solution], problem: Problem, *, lev
         raise ValueError(f"levels must be a whole number, 2 or more; got {levels!r}.")
     runs = [solve(_finer(problem, 2**level)) for level in range(levels)]
     parts = {name: _at_common_times(runs, name) for name in (*_PARTS, "loss")}
-    found: dict[str, Any] = {name: _corner(part) if part else None for name, part in parts.items()}
-    predictions, loss = _corner(parts["predictions"]), _corner(parts["loss"])
+    shared = problem.depth == 1 and not isinstance(problem, ResidualProblem)
+    found: dict[str, Any] = {name: _corner(part, shared) if part else None for name, part in parts.items()}
+    predictions, loss = _corner(parts["predictions"], shared), _corner(parts["loss"], shared)
     f = predictions.values if wide(problem) else predictions.values[..., None]
-    change = np.abs(predictions.values - _corner(parts["predictions"][1:]).values).max()
+    change = np.abs(predictions.values - _corner(parts["predictions"][1:], shared).values).max()
     diagnostics = dict(runs[-1].diagnostics)
     diagnostics |= {
         "seconds": sum(run.diagnostics.get("seconds", 0.0) for run in runs),
@@ -105,15 +107,16 @@ def _at_common_times(runs: list[Solution], name: str) -> list[Labelled]:
     return result
 
 
-def _corner(parts: list[Labelled]) -> Labelled:
-    """Richardson's best value of what was found at every rate, coarsest first."""
+def _corner(parts: list[Labelled], shared: bool) -> Labelled:
+    """Richardson's best value of what was found at every rate, coarsest first; noise is shared or not."""
     weights = _weights(len(parts))
     values = sum(w * part.values for w, part in zip(weights, parts, strict=True))
     errors = [part.stderr for part in parts if part.stderr is not None]
-    together = sum(w * error for w, error in zip(weights, errors, strict=True)) if errors else None
-    return parts[-1]._replace(
-        values=np.asarray(values), stderr=None if together is None else np.abs(np.asarray(together))
-    )
+    stderr = None
+    if errors:
+        weighted = np.stack([w * error for w, error in zip(weights, errors, strict=True)])
+        stderr = np.abs(weighted.sum(0)) if shared else np.sqrt((weighted**2).sum(0))
+    return parts[-1]._replace(values=np.asarray(values), stderr=stderr)
 
 
 def _weights(levels: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from widelimit.dmft.fluctuations_linear import Estimate, Moments, moments
 from widelimit.dmft.fluctuations_networks import trained_networks
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem, ResidualProblem
-from widelimit.dmft.steps import is_identity, wide
+from widelimit.dmft.steps import check_path, is_identity, wide
 from widelimit.dmft.two_layer_noise import check_draws, check_whole, draw, gaussian, padded, root, starts
 from widelimit.dmft.two_layer_particles import form, setting, simulate
 from widelimit.kernels.empirical.budget import parse_bytes
@@ -180,7 +180,9 @@ def _propagated(
         kind, at = form(problem), setting(problem, np.float64)
         for places, weights in rules:
             u, r, average = starts(factor, places, weights, np.float64)
-            path = np.asarray(simulate(kind, at, u, r, average, ntk=False).predictions)
+            seen = simulate(kind, at, u, r, average, ntk=False)
+            path = np.asarray(seen.predictions)
+            check_path(problem, path, seen.size)
             results.append(moments(kind, at, centred, path, np.asarray(u).T, np.asarray(r).T, weights))
     diagnostics: dict[str, Any] = {"points": len(rules[0][1]), "bytes": needed}
     if method == "quadrature":

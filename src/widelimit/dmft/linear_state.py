@@ -102,7 +102,7 @@ class LinearState:
         self.f[t] = self.keep[t] / self.gamma0 * initial + driven.T
         for layer in range(1, last + 1):
             start, size = (np.trace(self._row(layer, s)[:, s * n :]) for s in (0, t))
-            check_field(t, float(np.sqrt(size)), float(np.sqrt(start)))
+            check_field(t, float(np.sqrt(size)), float(np.sqrt(start)), self.gamma0)
         if t < self.problem.steps:
             self.error[t] = self.shares[t, :, None] * self.errors(self.f[t, : self.p])
 

@@ -178,6 +178,8 @@ def _convergence(curves: np.ndarray, depths: Sequence[int]) -> tuple[float, floa
         return _size(whole - curves[-1]), math.nan
     error = _size(whole - np.tensordot(extrapolation(depths[1:]), curves[1:], 1))
     first, second = (_size(curves[i + 1] - curves[i]) for i in (-3, -2))
+    if not first or not second:  # nothing changes with depth: no exponent
+        return error, math.nan
     return error, math.log(second / first) / math.log(depths[-1] / depths[-2])
 
 

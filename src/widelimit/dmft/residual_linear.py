@@ -153,7 +153,7 @@ class _State:
         driven = self.driven[last + 1][past, now].reshape(t, outputs, n).sum(0)
         self.f[t] = self.keep[t] / self.gamma0 * initial + driven.T
         start, size = (np.trace(self._row(last, s)[:, s * n :]) for s in (0, t))
-        check_field(t, float(np.sqrt(size)), float(np.sqrt(start)))
+        check_field(t, float(np.sqrt(size)), float(np.sqrt(start)), self.gamma0)
         if t < self.problem.steps:
             self.error[t] = self.shares[t, :, None] * self.errors(self.f[t, : self.p])
 

@@ -89,7 +89,7 @@ class Run:
             answered = self._go_forward(t)
             size = float(np.sqrt(np.mean(self.features[-1, t] ** 2)))
             rms = rms or size
-            check_field(t, size, rms)
+            check_field(t, size, rms, self.problem.gamma0)
             vector = self._read(t)
             check_loss(t, self.loss[t], self.loss[0])
             self._go_backward(t, vector, answered)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
-from widelimit.dmft.checks import check_loss
+from widelimit.dmft.checks import check_field, check_loss
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.problem import Problem
 from widelimit.kernels.empirical.budget import parse_bytes
@@ -62,6 +63,24 @@ def outcome(problem: Problem, f: np.ndarray) -> tuple[Labelled, Labelled]:
         check_loss(step, float(loss), float(losses[0]))
     values, axes = (f, ("time", "sample", "output")) if wide(problem) else (f[..., 0], ("time", "sample"))
     return Labelled(values, axes), Labelled(losses, ("time",))
+
+
+def check_path(problem: Problem, f: np.ndarray, sizes: ArrayLike) -> None:
+    """Raises at the first step at which the loss or a field of particles blew up.
+
+    Args:
+        problem: that was solved.
+        f: predictions at all points, [T + 1, P + M, C].
+        sizes: root mean square of h and of z, [T + 1, 2].
+
+    Raises:
+        Diverged: with the step.
+    """
+    losses, sizes = float64_losses(problem, f[:, : problem.samples]), np.asarray(sizes, np.float64)
+    for step, (loss, (h, z)) in enumerate(zip(losses, sizes, strict=True)):
+        check_loss(step, float(loss), float(losses[0]))
+        check_field(step, h, sizes[0, 0], problem.gamma0)
+        check_field(step, z, sizes[0, 1], problem.gamma0, "the readout's weights")
 
 
 def is_identity(problem: Problem) -> bool:

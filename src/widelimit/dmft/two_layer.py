@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.dmft.checks import Diverged, check_field, check_loss
+from widelimit.dmft.checks import Diverged
 from widelimit.dmft.labelled import Labelled
 from widelimit.dmft.lazy import at_gamma_zero, lazy
 from widelimit.dmft.problem import Problem, ResidualProblem
 from widelimit.dmft.replicas import Moments
 from widelimit.dmft.solution import Solution
-from widelimit.dmft.steps import float64_losses, is_identity, wide
+from widelimit.dmft.steps import check_path, float64_losses, is_identity, wide
 from widelimit.dmft.two_layer_noise import (
     Noise,
     basis,
@@ -213,7 +213,7 @@ def _particles(
         start = starts(factor, places, np.full(samples, 1 / samples), dtype)
         path = simulate(kind, at, *start, record=keep or (fields and kept is None))
         runs.append(np.asarray(path.predictions, np.float64))
-        _guard(problem, runs[-1], path.size)
+        check_path(problem, runs[-1], path.size)
         average["ntk"].add(path.ntk)
         if known is not None:
             shifts.append(np.asarray(lazy_path(kind, at, path.ntk[0]), np.float64))
@@ -255,7 +255,7 @@ def _deterministic(
             start = starts(factor, places, weights, np.float64)
             path = simulate(kind, at, *start, record=keep or fields)
             answers.append(np.asarray(path.predictions))
-            _guard(problem, answers[-1], path.size)
+            check_path(problem, answers[-1], path.size)
         average["ntk"].add(path.ntk)
         if keep:
             phi, g = two_times(kind, path.h, path.z, start[2])
@@ -275,15 +275,6 @@ def _deterministic(
 def _losses(problem: Problem, f: np.ndarray) -> np.ndarray:
     """Mean training loss, [T + 1], of predictions [T + 1, n, C]."""
     return float64_losses(problem, f[:, : problem.samples])
-
-
-def _guard(problem: Problem, f: np.ndarray, size: jax.Array) -> None:
-    """Raises at the first step at which the loss or a field blew up."""
-    losses, sizes = _losses(problem, f), np.asarray(size, np.float64)
-    for step, (loss, (h, z)) in enumerate(zip(losses, sizes, strict=True)):
-        check_loss(step, loss, losses[0])
-        check_field(step, h, sizes[0, 0])
-        check_field(step, z, sizes[0, 1], "the readout's weights")
 
 
 @functools.partial(jax.jit, static_argnames="kind")

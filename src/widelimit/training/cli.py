@@ -71,7 +71,7 @@ def main(
     except KeyboardInterrupt:
         print(f"{experiment}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ArithmeticError) as error:
         if not (isinstance(error, OSError) or _is_ours(error.__traceback__, _name(run))):
             raise
         if os.environ.get("WIDELIMIT_TRACEBACK"):

@@ -36,7 +36,7 @@ def check(problem: Problem, samples: int, rows: Rows, begin: int, end: int) -> N
             "finite for every number, and so must the loss of the first predictions."
         )
     for t in range(begin, end):
-        check_field(t, float(largest[t]), float(largest[0]))
+        check_field(t, float(largest[t]), float(largest[0]), problem.gamma0)
         check_loss(t, float(losses[t]), float(losses[0]))
         if samples >= ENOUGH and concentrated[t] > MOST:
             raise Concentrated(t)

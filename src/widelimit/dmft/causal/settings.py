@@ -17,7 +17,8 @@ from widelimit.models import activation
 
 RESPONSES = ("auto", "pathwise", "stein", "none")
 OUTPUT_RULES = ("exact", "ntk_euler")
-DTYPES = ("float32", "float64")
+DTYPES = ("auto", "float32", "float64")
+SMALL = 1e-3  # gamma0 below which f = <z phi> / gamma0 would be made of float32's rounding
 NOT_LAZY = (
     'response="none" with output_rule="exact" has another limit at gamma0 = 0 than the lazy one, which is '
     'what would be returned: use output_rule="ntk_euler", see docs/dmft_discrepancies.md.'
@@ -35,7 +36,7 @@ DEFAULTS: Mapping[str, Any] = types.MappingProxyType(
         "antithetic": True,
         "moments": True,
         "fields": 0,
-        "dtype": "float32",
+        "dtype": "auto",
     }
 )
 
@@ -103,6 +104,8 @@ def settings(problem: Problem, **asked: Any) -> Settings:
     if problem.gamma0 == 0 and asked["response"] == "none" and problem.depth > 1:
         if asked["output_rule"] == "exact":
             raise ValueError(NOT_LAZY)
+    if asked["dtype"] == "auto":
+        asked["dtype"] = "float64" if problem.gamma0 < SMALL else "float32"
     if asked["response"] == "auto":
         asked["response"] = "stein"
     if asked["response"] == "pathwise" and problem.depth > 1 and kinked(problem):

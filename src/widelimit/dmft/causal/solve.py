@@ -37,7 +37,7 @@ def mlp(
     antithetic: bool = True,
     moments: bool = True,
     fields: int = 0,
-    dtype: str = "float32",
+    dtype: str = "auto",
     memory: str | int | None = None,
     progress: bool = False,
     directory: str | Path | None = None,
@@ -72,7 +72,8 @@ def mlp(
         antithetic: whether noise comes in pairs (u, r), (u, -r).
         moments: whether noise is moment-matched over samples and times.
         fields: n, to keep n samples of h and z in ``Solution.fields``.
-        dtype: of fields, ``"float32"`` or ``"float64"``; kernels are factored in float64.
+        dtype: of fields, ``"float32"`` or ``"float64"``; ``"auto"`` is float64 for gamma0 below 1e-3, where f
+            would be made of rounding errors. Kernels are factored in float64.
         memory: that may be used, bytes or text such as "2GiB"; None is what the device has.
         progress: whether a bar shows the remaining time.
         directory: where finished replicas are kept; a run that was killed goes on from there.
