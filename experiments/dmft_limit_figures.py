@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,13 @@ def _losses(one: Regime) -> dict[str, Any]:
 def _line(one: Regime, quantity: str, which: str, predicted: float) -> dict[str, Any]:
     """Sizes against width."""
     sizes, (law, bent) = one.sizes(quantity, which), one.rate(quantity, which)
+    found = f"{law.value:+.2f} ± {law.stderr:.2f}" if math.isfinite(law.value) else "not resolved"
     return {
         "widths": one.widths,
         "values": sizes.values,
         "errors": sizes.errors,
         "predicted": predicted,
-        "label": f"{law.value:+.2f} ± {law.stderr:.2f} ({predicted:g})" + ("*" if bent else ""),
+        "label": f"{found} ({predicted:g})" + ("*" if bent else ""),
     }
 
 
@@ -96,6 +98,7 @@ def _kernel_errors(one: Regime) -> dict[str, Any]:
     return {
         "lines": {QUANTITIES[quantity]: _line(one, quantity, "mean", -1.0) for quantity in kernels},
         "floor": max(one.rates[quantity].floor for quantity in kernels),
+        "floor_name": "largest Monte-Carlo error of DMFT",
         "levels": {},
         "unit": "distance of the mean from DMFT, relative",
     }

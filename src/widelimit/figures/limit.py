@@ -36,8 +36,8 @@ def limit_story(
             [times]) and "predictions" (name -> (loss, standard error or None)). Names are the same, in the
             same order, in all panels.
         errors: three panels by title, each a dict with "lines" (name -> what ``errors_against_width`` takes),
-            "floor" (the limit's own Monte-Carlo error, or None), and "levels" (name of a prediction -> its
-            distance from the limit).
+            "floor" (the limit's own Monte-Carlo error, or None), "floor_name" (for the legend; may be left
+            out), and "levels" (name of a prediction -> its distance from the limit).
         held_out: "labels" of the points, "targets", "networks" (mean, spread) and "predictions" (name ->
             (value, standard error or None)), [points] each; "title".
         kernels: two panels by title: (networks', the limit's), [samples, samples].
@@ -171,7 +171,13 @@ def _errors(ax: Any, title: str, panel: Mapping[str, Any]) -> None:
         ax.plot(n, anchor * n ** line["predicted"], "--", color=color, linewidth=1.0)
         widths |= {int(width) for width in n}
     if panel["floor"] is not None:
-        ax.axhspan(1e-12, panel["floor"], color="#dddddd", zorder=0, label="Monte-Carlo error of DMFT")
+        ax.axhspan(
+            1e-12,
+            panel["floor"],
+            color="#dddddd",
+            zorder=0,
+            label=panel.get("floor_name", "Monte-Carlo error of DMFT"),
+        )
     looks = dict(zip(panel.get("names", panel["levels"]), _LOOKS, strict=False))
     levels = {name: level for name, level in panel["levels"].items() if level > 0}  # noise may hide one
     for name, level in levels.items():
