@@ -120,7 +120,7 @@ def test_wrong_flags_exit_with_two(argv, named, capsys):
     assert caught.value.code == 2 and named in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, FileNotFoundError])
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, FileNotFoundError, ArithmeticError])
 def test_what_our_code_raises_is_one_sentence(error, capsys):
     """No traceback, one line on standard error, exit code 2; also for a KeyError, which Python quotes."""
 
@@ -138,6 +138,8 @@ def test_a_defect_keeps_its_traceback(capsys):
         called([], lambda: int("abc"))
     with pytest.raises(KeyError):
         called([], lambda: {}["missing"])
+    with pytest.raises(ZeroDivisionError):
+        called([], lambda: 1 / 0)
     with pytest.raises(RuntimeError):
         called([], lambda: (_ for _ in ()).throw(RuntimeError("unexpected")))
     assert capsys.readouterr().err == ""
